@@ -1,0 +1,321 @@
+"""The Python API: a loaded model that reads and writes text. Joins models (architectures) and engine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from ikpy_llm import models
+from ikpy_llm.engine.chat import checked
+from ikpy_llm.engine.conversation import Cache, Conversation, End, stream
+from ikpy_llm.engine.gguf import open_gguf
+from ikpy_llm.engine.options import Options
+from ikpy_llm.engine.session import Session
+from ikpy_llm.errors import IkpyError
+
+log = logging.getLogger("ikpy.api")
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Timings:
+    """What loading took, and prompts and generation since `Model.load` or `reset`; see `Model.timings`.
+
+    prompt_: steps of several tokens; eval_: steps of one token (generation). _s: seconds of computing, without sampling
+    and text; n_: tokens; _bytes: what had to come from memory at least; _flops: floating-point operations.
+    """
+
+    load_s: float
+    prompt_s: float
+    n_prompt: int
+    eval_s: float
+    n_eval: int
+    prompt_bytes: int
+    eval_bytes: int
+    prompt_flops: int
+    eval_flops: int
+
+
+class Model:
+    """One model in memory with one sequence. Made by `Model.load`; close it, or use it as a context manager.
+
+    `meta`: the file's metadata, keys as in GGUF; `path`: the file; `n_ctx`, `n_vocab`, `threads`; `vocab`: its
+    vocabulary; `session`: the engine below, to go token by token. All of it is described in docs/api.md.
+    A text that begins like the one before it is evaluated only from where they differ. To be used from one thread at a
+    time, and one generator after the other. Whatever computes raises IkpyError once the model is closed, and where its
+    file was changed since loading.
+    """
+
+    def __init__(self, session: Session, meta: dict, path, load_s: float):
+        self.meta, self.path, self._load_s = meta, path, load_s
+        self._session, self._cache = session, Cache(session)
+        self._told = False  # what the file recommends to samplers
+        self._chat: tuple[object, Conversation] | None = None  # of chat(): template and how far it has come
+
+    @classmethod
+    def load(
+        cls,
+        path=None,
+        *,
+        n_ctx: int | None = None,
+        threads: int = 0,
+        repack: bool | None = None,
+        n_batch: int = 2048,
+        n_ubatch: int = 512,
+        progress: Progress | None = None,
+    ) -> Model:
+        """Open a GGUF file (None: the demo model), compile what it needs, weave its weights.
+
+        path: str or Path; of a split model the first part.
+        n_ctx: positions (tokens) of context, rounded up to a multiple of 256; 0 = as many as the model was trained for,
+        None = that, at most 4096.
+        threads: 0 = IKPY_THREADS, or the physical cores this process may use.
+        repack: weave weights into panels (about the file's size of memory again); None = IKPY_REPACK, or where memory
+        allows.
+        n_ubatch: tokens of a prompt computed at once at most; n_batch (llama.cpp's -b) limits it.
+        progress(done, total, name): called during slow parts; kernels compiled, then bytes woven (or fetched).
+        Raises ModelFileError, one line, for everything wrong with the file; IkpyError for settings out of range, too
+        little memory, kernels that cannot be compiled and a demo model that cannot be fetched.
+        """
+        start = time.perf_counter()
+        if path is None:
+            from ikpy_llm.engine.demo_model import demo_model_path
+
+            path = demo_model_path(progress)
+        options = Options(n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch, threads=threads or 0, repack=repack)
+        file = open_gguf(path)
+        session = Session(file, models.builder(file.meta, str(path)), options, progress)
+        return cls(session, file.meta, path, time.perf_counter() - start)
+
+    @property
+    def session(self) -> Session:
+        """The engine (engine.session.Session): `eval(tokens)`, `rewind(position)`, `position`.
+
+        Who asks for it may leave anything in the KV cache, so the next text is evaluated from its beginning.
+        """
+        self._cache.forget()
+        return self._session
+
+    @cached_property
+    def vocab(self):
+        """The vocabulary in the file: `n_tokens`, ids `bos` and `eos` (or None), `eog`: ids that end a text.
+
+        ModelFileError where the keys tokenizer.ggml.* contradict each other.
+        """
+        from ikpy_llm.engine.vocab import load_vocab
+
+        return load_vocab(self.meta, self.path)
+
+    @property
+    def n_ctx(self) -> int:
+        """Positions (tokens) the context holds."""
+        return self._session.n_ctx
+
+    @property
+    def n_vocab(self) -> int:
+        """Length of a row of logits; the vocabulary may have fewer tokens."""
+        return self._session.n_vocab
+
+    @property
+    def threads(self) -> int:
+        """Worker threads."""
+        return self._session.workers.n_threads
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Token ids of a text.
+
+        add_special: with the BOS (EOS) that the model file asks for. parse_special: `<|...|>` in the text are tokens.
+        IkpyError for a kind of vocabulary we cannot encode (tokenizer.ggml.model other than gpt2 and llama).
+        """
+        return self.vocab.encode(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, ids, *, skip_special: bool = True) -> str:
+        """The text of token ids; bytes that are no UTF-8 become U+FFFD. skip_special: special tokens add nothing.
+
+        IkpyError for an id outside the vocabulary.
+        """
+        return self.vocab.decode(ids, skip_special=skip_special)
+
+    def logits(self, tokens) -> np.ndarray:
+        """float32 (n, n_vocab): row i is what follows tokens[: i + 1]; they start a new sequence.
+
+        IkpyError for no tokens, ids out of range, more than n_ctx tokens, and values that are not finite.
+        """
+        self.session.rewind(0)
+        return self._session.eval(tokens, all_logits=True)
+
+    def perplexity(self, text: str, n_ctx: int = 512, *, n_chunks: int = -1, progress: Progress | None = None):
+        """How well the model predicts a text: an engine.perplexity.Perplexity (`value`, `error`, `n_scored`, ...).
+
+        By llama.cpp's protocol: chunks of n_ctx tokens (4 to the model's n_ctx), of each the second half scored; a
+        `value` compares with others' only for the same text, vocabulary and n_ctx. n_chunks: at most so many, -1 = all.
+        progress(done, total, name): after every chunk. It starts a new sequence.
+        IkpyError for a text of less than 2 * n_ctx tokens, n_ctx or n_chunks out of range, and as in `logits`.
+        """
+        from ikpy_llm.engine.perplexity import perplexity
+
+        bos = self.vocab.bos if self.vocab.add_bos else None
+        tokens = self.tokenize(text)
+        return perplexity(self.session, tokens, bos=bos, n_ctx=n_ctx, n_chunks=n_chunks, progress=progress)
+
+    def sampler(self, *, grammar: str | None = None, json_schema=None, ignore_eos: bool = False, **sampling):
+        """An engine.sampling.Sampler for one text; what `sampling` leaves open, the model file may recommend.
+
+        sampling: fields of engine.sampling.SamplerOptions; names, defaults and formulas are ik_llama.cpp's.
+        grammar: GBNF. json_schema: text or dict. Both need the extra `grammar` and exclude each other.
+        IkpyError for an unknown name, a value out of range, rules that cannot be read, and without the extra.
+        """
+        from ikpy_llm.engine.sampling import Sampler, SamplerOptions
+        from ikpy_llm.engine.sampling_options import file_defaults
+
+        recommended = {k: v for k, v in file_defaults(self.meta).items() if k not in sampling}
+        if recommended and not self._told:
+            self._told = True
+            log.info(
+                "the model file recommends: %s",
+                ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in recommended.items()),
+            )
+        try:
+            options = SamplerOptions(**recommended, **sampling)
+        except TypeError as error:  # a name it does not know
+            raise IkpyError(f"sampling: {error}; there are: {', '.join(SamplerOptions.__dataclass_fields__)}") from None
+        n_vocab = min(self.n_vocab, self.vocab.n_tokens)
+        rules = None
+        if grammar is not None or json_schema is not None:
+            from ikpy_llm.engine.grammar import Grammar
+
+            if grammar is not None and json_schema is not None:
+                raise IkpyError("grammar and json_schema exclude each other")
+            schema = json_schema if isinstance(json_schema, str) else json.dumps(json_schema)
+            source, kind = (grammar, "gbnf") if grammar is not None else (schema, "json")
+            rules = Grammar(self.vocab, source, kind, n_vocab)
+        return Sampler(options, n_vocab, self.vocab, banned=self.vocab.eog if ignore_eos else (), grammar=rules)
+
+    def generate(
+        self,
+        prompt: str | list[int],
+        *,
+        n_predict: int = -1,
+        stop=(),
+        grammar: str | None = None,
+        json_schema=None,
+        ignore_eos: bool = False,
+        parse_special: bool = True,
+        show_special: bool = False,
+        keep: int | None = None,
+        **sampling,
+    ) -> Generator[str, None, End]:
+        """Continue `prompt` (text or ids); yields pieces of text as they come.
+
+        n_predict: tokens at most; -1 = until the model ends its text or the context is full, -2 = until it is full.
+        stop: texts before which the text ends. grammar (GBNF) or json_schema (text or dict): what it must follow.
+        ignore_eos: the model cannot end its text. parse_special: `<|...|>` in the prompt are tokens. show_special:
+        those the model writes are part of the text.
+        keep: when the context is full, forget the older half of the text but for so many tokens at its beginning (-1:
+        the prompt) and go on; None: end there.
+        sampling: fields of engine.sampling.SamplerOptions (temp, top_k, top_p, min_p, repeat_penalty, seed, ...).
+        The generator's own value is an engine.conversation.End: how the text ended, and its ids.
+        IkpyError at the call for an empty prompt and as in `sampler`; while iterating for a stop that is no text, if no
+        token may follow, and as in `logits`.
+        """
+        tokens = self.tokenize(prompt, parse_special=parse_special) if isinstance(prompt, str) else list(prompt)
+        if not tokens:
+            raise IkpyError("the prompt is empty and the model has no token to start a text with")
+        ignore_eos = ignore_eos or n_predict == -2
+        sampler = self.sampler(grammar=grammar, json_schema=json_schema, ignore_eos=ignore_eos, **sampling)
+        for token in tokens:
+            sampler.accept(token)
+        ends, stops = self.ends(stop)
+        return self.stream(
+            tokens, sampler, n_predict=n_predict, ends=ends, stops=stops, show_special=show_special, keep=keep
+        )
+
+    def stream(self, tokens: list[int], sampler, *, show_special: bool = False, **options) -> Generator[str, None, End]:
+        """The lower half of `generate`: tokens and a sampler that has accepted them.
+
+        options: n_predict, ends, stops, keep; see engine.conversation.stream. IkpyError while iterating, as `generate`.
+        """
+        return stream(self._cache, tokens, sampler, decoder=self.vocab.decoder(not show_special), **options)
+
+    def ends(self, stop=()) -> tuple[frozenset[int], list[str]]:
+        """Ids that end a text, and the stop texts that are not such a token; stop: one text or several."""
+        found, texts = set(self.vocab.eog), []
+        for text in [stop] if isinstance(stop, str) else list(stop or ()):
+            ids = self.tokenize(text, add_special=False, parse_special=True) if isinstance(text, str) else ()
+            if len(ids) == 1 and not self.vocab.token_bytes(ids[0]):
+                found.add(ids[0])
+            else:
+                texts.append(text)
+        return frozenset(found), texts
+
+    def conversation(self, messages=(), *, template: str | None = None, tools=None, **variables) -> Conversation:
+        """An engine.conversation.Conversation that begins with `messages`: append one, then stream `reply(sampler)`.
+
+        messages: as in `chat`; copied. template: a name or Jinja instead of the file's. tools: as in OpenAI's API.
+        variables: what the template may read (enable_thinking, ...).
+        IkpyError for messages of another form and an unknown template; its `reply` raises the rest, as `chat` does.
+        """
+        from ikpy_llm.engine.chat import chat_template
+
+        jinja = chat_template(self.meta, self.vocab, template, bool(tools))
+        return Conversation(self._cache, self.vocab, jinja, messages, tools=tools, **variables)
+
+    def chat(
+        self,
+        messages,
+        *,
+        n_predict: int = -1,
+        stop=(),
+        tools=None,
+        template: str | None = None,
+        template_kwargs: dict | None = None,
+        grammar: str | None = None,
+        json_schema=None,
+        ignore_eos: bool = False,
+        **sampling,
+    ) -> Iterator[str]:
+        """The assistant's next message in pieces; `messages` as in OpenAI's API (role, content), not changed.
+
+        template: a name or Jinja instead of the file's template; template_kwargs: what it may read besides.
+        A call that continues the messages of the last one evaluates only what is new. The rest is as in `generate`,
+        but for n_predict = -2, which is -1.
+        IkpyError at the call for messages of another form, an unknown template and as in `sampler`; while iterating for
+        a template that refuses the messages, a conversation longer than n_ctx, and as in `generate`.
+        """
+        variables = dict(template_kwargs or {})
+        key = (template, json.dumps([tools, variables], default=repr, sort_keys=True))
+        if self._chat is None or self._chat[0] != key:
+            self._chat = key, self.conversation(template=template, tools=tools, **variables)
+        conversation = self._chat[1]
+        conversation.messages = checked(messages)
+        sampler = self.sampler(grammar=grammar, json_schema=json_schema, ignore_eos=ignore_eos, **sampling)
+        ends, stops = self.ends(stop)
+        return conversation.reply(sampler, n_predict=n_predict, stops=stops, ends=ends)
+
+    @property
+    def timings(self) -> Timings:
+        """What loading took, and prompts and generation since then or since `reset`; seconds, tokens, bytes, flops."""
+        p, g = self._session.timings["prompt"], self.session.timings["generation"]
+        return Timings(self._load_s, p.seconds, p.tokens, g.seconds, g.tokens, p.bytes, g.bytes, p.flops, g.flops)
+
+    def reset(self) -> None:
+        """Start a new sequence, and timings (but for `load_s`) at zero."""
+        self.session.rewind(0)
+        for t in self._session.timings.values():
+            t.__init__()
+
+    def close(self) -> None:
+        """End the worker threads; computing is an IkpyError afterwards. A second call does nothing."""
+        self._session.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

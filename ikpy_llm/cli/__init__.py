@@ -1,0 +1,86 @@
+"""The commands. `ikpy run ...` is `ikpy-run ...`; every file in commands/ is one command, imported when it is called.
+
+A command file opens with its one-line description and has `Options` (a dataclass of flags, see options.py) and
+`main(options)`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from ikpy_llm.cli import console, options
+from ikpy_llm.errors import IkpyError
+
+COMMANDS = Path(__file__).parent / "commands"
+EXIT_ERROR, EXIT_INTERRUPT, EXIT_BROKEN_PIPE = 1, 130, 141  # the last two as a shell counts SIGINT and SIGPIPE
+
+
+def command_list() -> dict[str, str]:
+    """Name -> one-line description of every command, read from the first line of its file."""
+    found = {}
+    for file in sorted(COMMANDS.glob("[a-z]*.py")):
+        with file.open(encoding="utf-8") as source:
+            found[file.stem.replace("_", "-")] = source.readline().strip().strip('"')
+    return found
+
+
+def main(argv: list[str] | None = None, program: str | None = None) -> int:
+    """Entry point of every script: `ikpy-NAME`, `ikpy NAME` and `NAME` run the command NAME. Returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    program = program or Path(sys.argv[0]).stem
+    try:
+        return _dispatch(program, argv)
+    except IkpyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPT
+    except BrokenPipeError:
+        # The reader has left; without this Python would complain again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+
+
+def _dispatch(program: str, argv: list[str]) -> int:
+    if program.startswith("ikpy-"):
+        return _run(program.removeprefix("ikpy-"), argv)
+    if program in command_list():  # an alias script, such as sweep-bench
+        return _run(program, argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if argv[0] == "--version":
+        from ikpy_llm.version import VERSION
+
+        print(f"ikpy {VERSION}")
+        return 0
+    return _run(argv[0], argv[1:])
+
+
+def _run(name: str, argv: list[str]) -> int:
+    if name not in command_list():
+        raise IkpyError(f"unknown command '{name}'; there are: {', '.join(command_list())}")
+    import importlib
+
+    command = importlib.import_module(f"ikpy_llm.cli.commands.{name.replace('-', '_')}")
+    values = options.parse(command.Options, argv, f"ikpy-{name}", command.__doc__)
+    console.setup(verbose=values.verbose)
+    for notice in values.notices:
+        console.note(notice)
+    return command.main(values) or 0
+
+
+def _help() -> str:
+    lines = [f"  {name:12} {text}" for name, text in command_list().items()]
+    return "\n".join(
+        [
+            "usage: ikpy COMMAND [options]     (`ikpy COMMAND` is the same as `ikpy-COMMAND`)",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`ikpy COMMAND --help` lists the options of one command, `ikpy --version` prints the version.",
+        ]
+    )

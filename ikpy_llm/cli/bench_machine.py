@@ -1,0 +1,66 @@
+"""What a speed depends on besides the model: the machine and the versions, in every record of a benchmark."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from ikpy_llm.cli import console
+from ikpy_llm.version import VERSION
+
+BUILD = f"ikpy-{VERSION}"
+
+
+@functools.cache
+def cpu_name() -> str:
+    """The CPU's name as Linux tells it, elsewhere what Python knows."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+@functools.cache
+def _fixed() -> dict[str, object]:
+    import psutil
+
+    from ikpy_llm.kernels import jit
+
+    facts = {
+        "cpu_info": cpu_name(),
+        "target": jit.target.current().name,
+        "cores_allowed": jit.available_cores(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "python": platform.python_version(),
+    }
+    for name in ("numba", "llvmlite", "numpy"):
+        try:
+            facts[name] = version(name)
+        except PackageNotFoundError:
+            facts[name] = ""
+    return facts
+
+
+def facts() -> dict[str, object]:
+    """CPU name, target of the kernels, cores this process may use, memory, versions, and the load average now."""
+    return _fixed() | {"load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0}
+
+
+def line() -> str:
+    """The same in one line."""
+    f = facts()
+    versions = ", ".join(f"{name} {f[name]}" for name in ("numba", "llvmlite", "numpy"))
+    machine = f"{f['cpu_info']}, {f['cores_allowed']} cores, {f['memory_gib']} GiB, {f['target']}"
+    return f"{machine}; {BUILD}, Python {f['python']}, {versions}; load average {f['load_average']}"
+
+
+def note_load() -> None:
+    """Tell the user if others keep the cores busy: speeds are then not this machine's."""
+    f = facts()
+    if f["load_average"] > 0.5 * f["cores_allowed"]:
+        console.note(
+            f"load average {f['load_average']} on {f['cores_allowed']} cores: others may slow this measurement"
+        )

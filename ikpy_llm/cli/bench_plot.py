@@ -1,0 +1,138 @@
+"""Pictures of benchmarks: types against speed with the machine's roofs, and speed against depth of several runs."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from pathlib import Path
+
+from ikpy_llm.cli import bench_machine
+from ikpy_llm.errors import IkpyError
+
+FAMILIES = (  # types of one colour: pattern, name, colour
+    (r"Q\d_[01]$|Q8_0$", "legacy", "#1f77b4"),
+    (r"Q\d_K$", "k-quants", "#d62728"),
+    (r"IQ\d_KT$", "trellis", "#9467bd"),
+    (r"IQ\d_K", "ik", "#2ca02c"),
+    (r"IQ", "i-quants", "#ff7f0e"),
+    (r"", "others", "#7f7f7f"),
+)
+LABEL = 8  # points
+
+
+def pyplot():
+    """matplotlib.pyplot, drawing into files."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise IkpyError("--plot needs matplotlib: pip install 'ikpy-llm[plot]'") from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot
+
+
+def _save(figure, path: str) -> None:
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as error:
+        raise IkpyError(f"--plot {Path(path)}: {getattr(error, 'strerror', None) or error}") from None
+    finally:
+        pyplot().close(figure)
+
+
+def _style(ax, title: str, x: str, y: str) -> None:
+    ax.set(title=title, xlabel=x, ylabel=y)
+    ax.grid(alpha=0.3)
+    ax.set_axisbelow(True)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+
+
+# --- types ---
+
+
+def types(results: list, path: str) -> None:
+    """Bits per weight against tokens per second of each test of one kind, a panel for each, with its roof."""
+    plt, kinds = pyplot(), {}
+    for r in results:
+        if not r.run.n_prompt or not r.run.n_gen or r.run.gen_only:
+            kinds.setdefault((r.run, r.n_threads), []).append(r)
+    if not kinds:
+        raise IkpyError("--plot: there is neither a prompt test nor a generation test to draw")
+    figure, axes = plt.subplots(1, len(kinds), figsize=(7 * len(kinds), 6), squeeze=False, layout="constrained")
+    for ax, ((test, threads), some) in zip(axes[0], kinds.items(), strict=True):
+        _types_panel(ax, test, threads, some)
+    first = results[0]
+    figure.suptitle(f"{first.model_type.rpartition(' ')[0]} by weight type\n{bench_machine.line()}", fontsize=9)
+    _save(figure, path)
+
+
+def _types_panel(ax, test, threads: int, results: list) -> None:
+    points, colours = [], {}
+    for r in results:
+        name, colour = next((n, c) for pattern, n, c in FAMILIES if re.match(pattern, r.weight_type))
+        speed = statistics.fmean(r.samples_ts)
+        ax.plot(r.bits_per_weight, speed, "o", color=colour, label=None if name in colours else name)
+        colours[name] = colour
+        points.append((r.bits_per_weight, speed, r.weight_type, colour))
+    bits = [p[0] for p in points]
+    roof = {key: statistics.median(r.roof[key] for r in results) * 1e9 for key in results[0].roof}
+    if test.n_gen:
+        table = statistics.median(r.model_size - r.layer_macs * r.bits_per_weight / 8 for r in results)
+        xs = [min(bits) + i * (max(bits) - min(bits)) / 50 for i in range(51)]
+        ys = [roof["gbps"] / (results[0].layer_macs * x / 8 + table) for x in xs]
+        ax.plot(xs, ys, "--", color="black", lw=1, label=f"all of the model at {roof['gbps'] / 1e9:.0f} GB/s")
+    else:
+        y = roof["gmacs"] / results[0].layer_macs
+        ax.axhline(y, ls="--", color="black", lw=1, label=f"int8 roof, {roof['gmacs'] / 1e9:.0f} GMAC/s")
+    if max(bits) > 10 > min(bits):
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    ax.set_ylim(bottom=0)
+    ax.margins(x=0.08)
+    ax.set_ylim(top=ax.get_ylim()[1] * 1.05)
+    _style(ax, f"{test.name}, {threads} threads", "bits per weight", "tokens per second")
+    ax.legend(fontsize=LABEL, loc="best", framealpha=0.6)
+    _labels(ax, points)
+
+
+def _labels(ax, points: list[tuple[float, float, str, str]]) -> None:
+    """Names beside their points, each at the nearest place where no other name or point is."""
+    ax.figure.draw_without_rendering()
+    unit = ax.figure.dpi / 72  # pixels per point
+    spots = [(ax.transData.transform(p[:2]), p) for p in points]
+    taken = [(x - 4 * unit, y - 4 * unit, x + 4 * unit, y + 4 * unit) for (x, y), _ in spots]
+    places = [(dx, dy) for r in (6, 12, 20, 30, 42) for dx, dy in ((r, -3), (-r, -3), (0, r), (0, -r - 6))]
+    for (x, y), (_, _, text, colour) in spots:
+        width, height = 0.62 * LABEL * len(text) * unit, 1.1 * LABEL * unit
+        for dx, dy in places:
+            align = "left" if dx > 0 else "right" if dx < 0 else "center"
+            left = x + dx * unit - {"left": 0, "right": width, "center": width / 2}[align]
+            box = (left, y + dy * unit, left + width, y + dy * unit + height)
+            if not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+                break
+        taken.append(box)
+        far = {"arrowprops": {"arrowstyle": "-", "color": colour, "lw": 0.5}} if abs(dx) + abs(dy) > 15 else {}
+        where = {"textcoords": "offset points", "xytext": (dx, dy), "ha": align}
+        ax.annotate(text, ax.transData.inverted().transform((x, y)), fontsize=LABEL, color=colour, **where, **far)
+
+
+# --- depth ---
+
+
+def sweeps(runs: dict[str, list[dict]], path: str) -> None:
+    """Prompt and generation speed against the positions in the cache; `runs` maps a name to its rows."""
+    plt = pyplot()
+    figure, axes = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
+    for ax, key, title in ((axes[0], "speed_pp", "prompt"), (axes[1], "speed_tg", "generation")):
+        for name, rows in runs.items():
+            speeds: dict[int, list[float]] = {}
+            for row in rows:
+                speeds.setdefault(row["n_kv"], []).append(row[key])
+            depths = sorted(speeds)
+            ax.plot(depths, [statistics.fmean(speeds[d]) for d in depths], "o-", ms=3, label=name)
+        ax.set_ylim(bottom=0)
+        _style(ax, f"{title} speed by depth", "positions in the cache (N_KV)", "tokens per second")
+        ax.legend(fontsize=LABEL)
+    _save(figure, path)

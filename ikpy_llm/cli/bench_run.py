@@ -1,0 +1,155 @@
+"""Running benchmark tests: one loaded model after the other, the tests on it, and the machine's roofs around each."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ikpy_llm.cli import bench_machine, bench_result
+from ikpy_llm.cli.bench_result import Result, Test
+from ikpy_llm.errors import IkpyError
+
+ROOF_SECONDS = 0.2  # for each roof, each time
+Say = Callable[[int, int, str], None]  # progress(done, total, name)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A model as it is loaded: a file's path (None: the demo model) or a synthetic file, and what needs a new load."""
+
+    source: object
+    threads: int  # 0: the default
+    n_ubatch: int
+    repack: bool | None
+
+    def open(self, n_ctx: int, progress: Say):
+        """A session with that many positions."""
+        from ikpy_llm import models
+        from ikpy_llm.engine.gguf import open_gguf
+        from ikpy_llm.engine.options import Options
+        from ikpy_llm.engine.session import Session
+
+        file = self.source
+        if not hasattr(file, "tensors"):
+            if file is None:
+                from ikpy_llm.engine.demo_model import demo_model_path
+
+                file = demo_model_path(progress)
+            file = open_gguf(file)
+        options = Options(n_ctx=n_ctx, n_ubatch=self.n_ubatch, threads=self.threads, repack=self.repack)
+        return Session(file, models.builder(file.meta, str(file.path)), options, progress)
+
+
+class Roofs:
+    """Measures the machine around tests. Roofs drift from minute to minute, so a test is compared with the higher of
+    what was measured right before and right after it: a share is never flattered."""
+
+    def __init__(self):
+        self._last: dict[int, dict[str, float]] = {}
+
+    def before(self, threads: int) -> None:
+        if threads not in self._last:
+            self._last[threads] = self._measure(threads)
+
+    def after(self, threads: int) -> dict[str, float]:
+        """The roofs for the test that ran since `before` or the last `after`."""
+        before, now = self._last[threads], self._measure(threads)
+        self._last[threads] = now
+        return {name: max(before[name], now[name]) for name in now}
+
+    def _measure(self, threads: int) -> dict[str, float]:
+        from ikpy_llm.kernels.derive import roof
+
+        return roof.measure(threads, ROOF_SECONDS)
+
+
+def describe(session, test: Test, n_batch: int, n_ubatch: int) -> Result:
+    """What will be run on which model, in llama-bench's terms; the times are not there yet."""
+    file, meta = session.file, session.file.meta
+    tensors = file.tensors.values()
+    kind = getattr(file, "type_name", "") or bench_result.file_type(meta.get("general.file_type"), tensors)
+    matrices = [t for t in session.weights.matrices if t.name.startswith("blk.")]
+    return Result(
+        model_filename=str(file.path),
+        model_type=f"{meta['general.architecture']} {meta.get('general.size_label', '?B')} {kind}",
+        model_size=sum(t.n_bytes for t in tensors),
+        model_n_params=sum(math.prod(t.shape) for t in tensors),
+        n_batch=n_batch,
+        n_ubatch=n_ubatch,
+        n_threads=session.n_threads,
+        repack=session.weights.is_packed,
+        run=test,
+        test_time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        layer_macs=sum(math.prod(t.shape) for t in matrices),
+        machine=bench_machine.facts(),
+        **work(session, test, min(n_batch, n_ubatch)),
+    )
+
+
+def work(session, test: Test, step: int) -> dict[str, int]:
+    """Bytes of weights and KV cache that the timed tokens must read, and multiply-adds of their matrices.
+
+    The roofs are of these two: other traffic and arithmetic (activations, attention, norms) count as loss.
+    """
+    matrices = session.weights.matrices
+    layers = sum(math.prod(t.shape) for t in matrices if t.name.startswith("blk."))
+    head = sum(math.prod(t.shape) for t in matrices) - layers
+    steps, position = [], test.n_depth  # (tokens, positions seen) of each timed step
+    for i in range(0, test.n_prompt, step):
+        n = min(step, test.n_prompt - i)
+        position += n
+        steps += [] if test.gen_only else [(n, position)]
+    steps += [(1, position + 1 + i) for i in range(test.n_gen)]
+    n_heads = test.n_gen + (test.n_prompt > 0 and not test.gen_only)  # rows of logits: of a prompt only the last
+    n_bytes = sum(session.weights.n_bytes + session.kv.seen_bytes(seen) for _, seen in steps)
+    return {"bytes": n_bytes, "macs": sum(n for n, _ in steps) * layers + n_heads * head}
+
+
+def run_test(session, result: Result, repetitions: int, warmup: bool, say: Say) -> None:
+    """Fill `result.seconds`: the tokens before the timed ones once, a short run to warm up, then repetitions."""
+    test, total = result.run, repetitions + warmup
+
+    def tokens(n: int) -> list[int]:
+        return [random.randrange(session.n_vocab) for _ in range(n)]
+
+    def read(ids: list[int], step: int) -> None:
+        for at in range(0, len(ids), step):
+            session.eval(ids[at : at + step])
+
+    say(0, total, "")
+    before = tokens(test.n_depth + test.n_prompt * test.gen_only)
+
+    def go_back() -> None:
+        try:
+            session.rewind(min(len(before), session.position))
+        except IkpyError:  # layers with a sliding window have dropped some of it
+            session.rewind(0)
+        read(before[session.position :], result.n_batch)
+
+    session.rewind(0)
+    go_back()
+    n_prompt = 0 if test.gen_only else test.n_prompt
+    if warmup:
+        read(tokens(min(n_prompt, result.n_ubatch)), result.n_batch)
+        read(tokens(min(test.n_gen, 1)), 1)
+    for i in range(repetitions):
+        say(i + warmup, total, f"{test.name}, repetition {i + 1} of {repetitions}")
+        go_back()
+        prompt, gen = tokens(n_prompt), tokens(test.n_gen)
+        started = time.perf_counter()
+        read(prompt, result.n_batch)
+        read(gen, 1)
+        result.seconds.append(time.perf_counter() - started)
+    say(total, total, "")
+
+
+def profile_of(session, result: Result):
+    """One step of the test, record by record: of its generation, or of its prompt where it has none."""
+    from ikpy_llm.engine import trace
+
+    test = result.run
+    n, depth = (1, test.n_depth + test.n_prompt) if test.n_gen else (test.n_prompt, test.n_depth)
+    return trace.profile(session, n, depth)

@@ -1,0 +1,76 @@
+"""The table of `ikpy-bench --synthetic`: which type is fastest on this CPU."""
+
+from __future__ import annotations
+
+from ikpy_llm.cli import bench_machine, bench_report
+from ikpy_llm.cli.bench_result import Result, Test, mean_and_deviation
+
+
+class Summary(bench_report.Writer):
+    """A row per weight type (and set of parameters) as soon as all its tests are done; then the fastest."""
+
+    def __init__(self, tests: list[Test], threads: bool = False, out=None):
+        """threads: with a column of them, because there are several."""
+        super().__init__(bench_machine.BUILD, out=out)
+        self.tests, self.threads, self.done, self.all = tests, threads, [], []
+
+    def head(self, result: Result) -> None:
+        head = [
+            "type",
+            "bits",
+            "MB",
+            *["threads"] * self.threads,
+            *(text for test in self.tests for text in _titles(test)),
+        ]
+        self.widths = [max(9, len(head[0])), 6, 8, *(max(8, len(text)) for text in head[3:])]
+        self.print(f"{result.model_type.rpartition(' ')[0]}, {result.n_threads} threads: {bench_machine.line()}\n")
+        self.line(head)
+        self.print("| ", " | ".join("-" * (w - 1) + "-:"[i > 0] for i, w in enumerate(self.widths)), " |")
+
+    def row(self, result: Result) -> None:
+        self.done.append(result)
+        if len(self.done) < len(self.tests):
+            return
+        cells = [result.weight_type, f"{result.bits_per_weight:.2f}", f"{result.model_size / 1e6:.0f}"]
+        cells += ["/".join(map(str, sorted({r.n_threads for r in self.done})))] * self.threads
+        for test in self.tests:
+            cells += _cells(next(r for r in self.done if r.run == test))
+        self.line(cells)
+        self.all += self.done
+        self.done = []
+
+    def line(self, cells: list[str]) -> None:
+        padded = (f"{c:>{w}}" if i else f"{c:<{w}}" for i, (c, w) in enumerate(zip(cells, self.widths, strict=True)))
+        self.print("| ", " | ".join(padded), " |")
+
+    def end(self) -> None:
+        self.print()
+        for test in self.tests:
+            ranked = sorted((r for r in self.all if r.run == test), key=lambda r: -mean_and_deviation(r.samples_ts)[0])
+            best = ", ".join(f"{_name(r, self.threads)} {mean_and_deviation(r.samples_ts)[0]:.1f}" for r in ranked[:3])
+            self.print(f"fastest {test.name}: {best} t/s")
+        for name, unit in (("gbps", "GB/s read"), ("gmacs", "GMAC/s u8 x s8")):
+            values = [r.roof[name] for r in self.all]
+            self.print(f"roof: {min(values):.1f} to {max(values):.1f} {unit}")
+        self.print(
+            "shares: t/s x MACs of the layers / dot roof, and t/s x bytes of the whole model / read roof (though of "
+            "token_embd one row is read: more than 100% is possible); the roof is the higher of those measured right "
+            "before and right after each test"
+        )
+
+
+def _name(r: Result, threads: bool) -> str:
+    return r.weight_type + (f" ({r.n_threads} threads)" if threads else "")
+
+
+def _titles(test: Test) -> list[str]:
+    if test.n_gen == test.n_timed:
+        return [f"{test.name} t/s", "GB/s", "share"]
+    return [f"{test.name} t/s", "share"] if not test.n_gen else [f"{test.name} t/s"]
+
+
+def _cells(r: Result) -> list[str]:
+    rates, speed = r.rates(), f"{mean_and_deviation(r.samples_ts)[0]:.1f}"
+    if r.run.n_gen == r.run.n_timed:
+        return [speed, f"{rates['gbps']:.1f}", f"{rates['model_share']:.0%}"]
+    return [speed, f"{rates['model_share']:.0%}"] if not r.run.n_gen else [speed]

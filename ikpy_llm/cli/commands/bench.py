@@ -1,0 +1,269 @@
+"""measure tokens per second, as llama-bench does, and the share of this machine's roofs"""
+
+import dataclasses
+import itertools
+import sys
+import time
+from collections.abc import Iterator
+
+from ikpy_llm.cli import bench_machine, bench_report, bench_run, console
+from ikpy_llm.cli.bench_result import Result, Test
+from ikpy_llm.cli.options import ModelOptions, Pair, flag
+from ikpy_llm.errors import IkpyError
+
+BATCH, UBATCH = 2048, 512
+KV_TYPES = ("f16",)  # of the engine's cache
+FORMATS = tuple(bench_report.FORMATS)
+
+
+@dataclasses.dataclass
+class Options(ModelOptions):
+    """Flags of `ikpy-bench`. Lists are comma separated, ranges are 8-32, 8-32+8, 8-32*2; every combination is run."""
+
+    model: list[str] = flag([], "-m", "--model", metavar="FNAME", help="GGUF file(s); default: the demo model")
+    n_prompt: list[int] = flag(
+        [], "-p", "--n-prompt", metavar="N", minimum=0, help="prompt tokens, 0: none (default: 512)"
+    )
+    n_gen: list[int] = flag(
+        [], "-n", "--n-gen", metavar="N", minimum=0, help="generated tokens, 0: none (default: 128)"
+    )
+    prompt_and_gen: list[Pair] = flag(
+        [], "-pg", metavar="PP,TG", env="", help="prompt and generation in one time; pairs are separated by ;"
+    )
+    gen_after_prompt: list[Pair] = flag(
+        [], "-gp", metavar="PP,TG", env="", help="generation after a prompt, timed alone"
+    )
+    depth: list[int] = flag([], "-d", "--n-depth", metavar="N", minimum=0, help="tokens before the test (default: 0)")
+    threads: list[int] = flag(
+        [], "-t", "--threads", metavar="N", minimum=1, maximum=1024, help="worker threads (default: physical cores)"
+    )
+    threads_pairs: list[Pair] = flag(
+        [],
+        "-tgb",
+        metavar="GEN,BATCH",
+        env="",
+        help="worker threads of generation and of prompts; pairs: GEN,BATCH;...",
+    )
+    batch: list[int] = flag([], "-b", "--batch-size", env="BATCH", metavar="N", minimum=1, help="(default: 2048)")
+    ubatch: list[int] = flag(
+        [], "-ub", "--ubatch-size", env="UBATCH", metavar="N", minimum=1, help="tokens computed at once (default: 512)"
+    )
+    type_k: list[str] = flag([], "-ctk", "--cache-type-k", metavar="TYPE", help="type of the keys' cache: f16")
+    type_v: list[str] = flag([], "-ctv", "--cache-type-v", metavar="TYPE", help="type of the values' cache: f16")
+    repack: list[bool] = flag(
+        [],
+        "-rtr",
+        "--run-time-repack",
+        "--repack",
+        off=("-no-rtr", "--no-run-time-repack", "--no-repack"),
+        bare=True,
+        env="REPACK",
+        help="weave weights into panels at load time (default: on where memory allows)",
+    )
+    flash_attn: list[str] = flag(
+        [], "-fa", "--flash-attn", choices=("on", "off", "auto", "1", "0"), bare="on", help="attention is always fused"
+    )
+    repetitions: int | None = flag(
+        None,
+        "-r",
+        "--repetitions",
+        metavar="N",
+        minimum=1,
+        help="repetitions of each test (default: 5; --synthetic: 2)",
+    )
+    warmup: bool = flag(
+        True, "-w", "--warmup", off=("--no-warmup",), bare=True, env="", help="one short run before each"
+    )
+    delay: float = flag(0.0, "--delay", metavar="SECONDS", minimum=0, help="pause before each test")
+    show_progress: bool = flag(
+        False, "--progress", help="a line on stderr for every test, not only a bar on a terminal"
+    )
+    output: str = flag("md", "-o", "--output", choices=FORMATS, help="form of the results")
+    output_err: str = flag("none", "-oe", "--output-err", choices=(*FORMATS, "none"), help="the same on stderr")
+    compat: str = flag("ik", "--compat", choices=("ik", "llama"), help="whose llama-bench the output follows")
+    roofline: bool = flag(
+        False,
+        "--roofline",
+        help="measure this machine's read bandwidth and int8 dot rate around each test, and the share of them reached",
+    )
+    profile: bool = flag(False, "--profile", help="where the time of a step goes, and the three things that limit it")
+    synthetic: str | None = flag(
+        None, "--synthetic", metavar="SIZE", help="no model file: generated weights, e.g. 0.4B, 7B, tiny (with --type)"
+    )
+    types: list[str] = flag(
+        [], "--type", env="", metavar="TYPE", help="types of the generated weights: Q4_0,Q4_K or all (default: all)"
+    )
+    plot: str | None = flag(None, "--plot", metavar="FILE", env="", help="picture of --synthetic: speed against bits")
+
+
+def main(options: Options) -> None:
+    """Run every test of every combination; each result is printed when it is there."""
+    check(options)
+    tests = tests_of(options)
+    writers, results = writers_of(options, tests), []
+    for result in results_of(options, tests):
+        results.append(result)
+        for writer in writers:
+            writer.add(result)
+    for writer in writers:
+        writer.end()
+    if options.plot:
+        from ikpy_llm.cli import bench_plot
+
+        bench_plot.types(results, options.plot)
+        print(f"wrote {options.plot}", file=sys.stderr)
+
+
+def check(options: Options) -> None:
+    """Refuse what cannot be done before anything is loaded; say what is not done as asked."""
+    for name, types in (("-ctk", options.type_k), ("-ctv", options.type_v)):
+        for wanted in set(types) - set(KV_TYPES):
+            raise IkpyError(f"{name} {wanted}: the KV cache of this engine is {', '.join(KV_TYPES)}, no other type yet")
+    if {"off", "0"} & set(options.flash_attn):
+        console.note("-fa off is ignored: attention is always fused")
+    if options.synthetic is None and (options.types or options.plot):
+        raise IkpyError(
+            f"{'--type' if options.types else '--plot'} needs --synthetic SIZE, for example --synthetic 0.4B"
+        )
+    if options.synthetic is not None and (options.model or options.hf_repo or options.model_url):
+        raise IkpyError("--synthetic and a model file exclude each other")
+    if options.plot:
+        from ikpy_llm.cli import bench_plot
+
+        bench_plot.pyplot()  # say now that it is missing, not in two minutes
+    options.repetitions = options.repetitions or (5 if options.synthetic is None else 2)
+
+
+def tests_of(options: Options) -> list[Test]:
+    """In llama-bench's order: for each depth prompts, generation, both."""
+    synthetic, alone = options.synthetic is not None, options.prompt_and_gen or options.gen_after_prompt
+    n_prompt = options.n_prompt or ([] if alone else [512])
+    n_gen = options.n_gen or ([] if alone else [64 if synthetic else 128])
+    tests = []
+    for depth in options.depth or [0]:
+        tests += [Test(n, 0, depth) for n in n_prompt if n]
+        tests += [Test(0, n, depth) for n in n_gen if n]
+        tests += [Test(*pair, depth) for pair in options.prompt_and_gen if any(pair)]
+        tests += [Test(*pair, depth, gen_only=True) for pair in options.gen_after_prompt if pair.second]
+    if not tests:
+        raise IkpyError("-p 0 -n 0: nothing to measure")
+    return tests
+
+
+def writers_of(options: Options, tests: list[Test]) -> list[bench_report.Writer]:
+    """What prints the results: -o on stdout, -oe on stderr."""
+    # llama-bench shows a parameter that is not its default everywhere.
+    asked = {
+        "n_batch": set(options.batch) - {BATCH},
+        "n_ubatch": set(options.ubatch) - {UBATCH},
+        "repack": False in options.repack,
+        **dict.fromkeys(("gbps", "gmacs", "roof_share"), options.roofline),
+    }
+    shown, found = {name for name, value in asked.items() if value}, []
+    for name, out in ((options.output, sys.stdout), (options.output_err, sys.stderr)):
+        kind = bench_report.FORMATS.get(name)
+        if name == "md" and options.synthetic is not None:
+            from ikpy_llm.cli.bench_synthetic import Summary
+
+            found.append(Summary(tests, len(options.threads + options.threads_pairs) > 1, out))
+        elif kind:
+            found.append(kind(bench_machine.BUILD, shown, options.compat, out))
+        if name == "md" and options.profile:
+            found.append(Profiles(bench_machine.BUILD, out=out))
+    return found
+
+
+class Profiles(bench_report.Writer):
+    """The profiles of all tests, after the table."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.texts = []
+
+    def row(self, result: Result) -> None:
+        self.texts.append(result.profile_text)
+
+    def end(self) -> None:
+        for text in self.texts:
+            self.print("\n", text)
+
+
+def results_of(options: Options, tests: list[Test]) -> Iterator[Result]:
+    """The finished tests: models, then parameters, then tests; a model is loaded again only where it has to be."""
+    n_ctx, roofs, number, session, loaded = max(t.n_positions for t in tests), bench_run.Roofs(), 0, None, None
+    setups = list(setups_of(options, tests))
+    total = sum(len(some) for *_, some in setups)
+    try:
+        for setup, n_batch, n_ubatch, some in setups:
+            if setup != loaded:
+                if session:
+                    session.close()
+                session = None  # its memory is given back before the next takes its own
+                with console.Progress() as progress:
+                    session, first, loaded = setup.open(n_ctx, progress), loaded is None, setup
+                if first:
+                    bench_machine.note_load()
+            for test in some:
+                number += 1
+                if options.show_progress:
+                    print(f"ikpy-bench: benchmark {number}/{total}: {test.name}", file=sys.stderr, flush=True)
+                yield measure(session, test, n_batch, n_ubatch, roofs, options)
+    finally:
+        if session:
+            session.close()
+
+
+def setups_of(options: Options, tests: list[Test]):
+    """(Setup, n_batch, n_ubatch, tests) of every combination; tests that need other threads are apart."""
+    threads = [Pair(n, n) for n in options.threads] + options.threads_pairs
+    for source, n_ubatch, n_batch, repack, pair in itertools.product(
+        sources_of(options),
+        options.ubatch or [UBATCH],
+        options.batch or [BATCH],
+        options.repack or [None],
+        threads or [Pair(0, 0)],
+    ):
+        groups: dict[int, list[Test]] = {}
+        for test in tests:
+            groups.setdefault(pair.first if test.n_gen else pair.second, []).append(test)
+        for n_threads, some in groups.items():
+            yield bench_run.Setup(source, n_threads, min(n_ubatch, n_batch), repack), n_batch, n_ubatch, some
+
+
+def sources_of(options: Options) -> list:
+    """Paths of model files (None: the demo model), or synthetic files."""
+    if options.synthetic is not None:
+        from ikpy_llm.engine import synthetic
+
+        shape = synthetic.shape_of(options.synthetic)
+        return [synthetic.SyntheticFile(name, shape) for name in synthetic.types_of(options.types or ["all"])]
+    if options.hf_repo or options.model_url:
+        from ikpy_llm.cli.model_file import model_path
+
+        return [*options.model, model_path(dataclasses.replace(options, model=None))]
+    return options.model or [None]
+
+
+def measure(session, test: Test, n_batch: int, n_ubatch: int, roofs: bench_run.Roofs, options: Options) -> Result:
+    """Run one test, between two measurements of the roofs where those are wanted."""
+    time.sleep(options.delay)
+    with_roof = options.roofline or options.profile or options.synthetic is not None
+    result = bench_run.describe(session, test, n_batch, n_ubatch)
+    if options.synthetic is not None:
+        from ikpy_llm.engine.synthetic import bits_per_weight
+
+        result.weight_type = session.file.type_name
+        result.bits_per_weight = bits_per_weight(result.weight_type, session.file.shape.n_embd)
+    with console.Progress(live=False) as progress:
+        if with_roof:
+            roofs.before(result.n_threads)
+        bench_run.run_test(session, result, options.repetitions, options.warmup, progress)
+        if with_roof:
+            result.roof = roofs.after(result.n_threads)
+        if options.profile:
+            from ikpy_llm.cli import bench_profile
+
+            profile = bench_run.profile_of(session, result)
+            result.profile = profile.as_dict(result.roof)
+            result.profile_text = bench_profile.table(profile, result.roof, f"{result.model_type}, {test.name}")
+    return result

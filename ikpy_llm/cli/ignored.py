@@ -1,0 +1,57 @@
+"""Flags of llama.cpp and ik_llama.cpp that are accepted and change nothing, so that recipes from model cards work.
+
+Value: how many words follow the flag, in argparse's terms (0, None for exactly one, 2, "?" for an optional one).
+"""
+
+GPU = {
+    "-ngl": None, "--gpu-layers": None, "--n-gpu-layers": None,
+    "-ngld": None, "--gpu-layers-draft": None, "--n-gpu-layers-draft": None,
+    "-sm": None, "--split-mode": None,
+    "-mg": None, "--main-gpu": None,
+    "-ts": None, "--tensor-split": None,
+    "-dev": None, "--device": None,
+    "-nkvo": 0, "--no-kv-offload": 0, "--no-op-offload": 0,
+    "-cuda": None, "--cuda-params": None,
+    "-op": None, "--offload-policy": None,
+    "-ooae": 0, "-no-ooae": 0,
+    "--fit": "?", "-fit": "?", "--fit-margin": None,
+    "-smgs": 0, "-grt": None,
+    "-cmoe": 0, "--cpu-moe": 0, "-ncmoe": None, "--n-cpu-moe": None,
+}  # fmt: skip
+
+# Always on here, or without meaning in this engine: fused operations, graph reuse, loading, log and console switches.
+WITHOUT_EFFECT = {
+    "-fmoe": "?", "--fused-moe": "?", "-no-fmoe": 0, "-no-fug": 0,
+    "-mqkv": "?", "-muge": "?", "-ger": 0,
+    "-gr": "?", "-no-gr": 0, "-sas": 0, "-amb": None, "-mla": None,
+    "-thp": "?", "--no-warmup": 0, "--warmup": 0, "-mmp": None, "-embd": None, "-rcache": "?", "--list-devices": 0,
+    "--no-mmap": 0, "--mmap": 0, "--mlock": 0, "-lm": None, "--load-mode": None, "--numa": None,
+    "--defer-experts": 0, "--prefetch-experts": 0, "--prefetch-experts-threads": None,
+    "-C": None, "--cpu-mask": None, "--cpu-strict": None, "--prio": None, "--poll": None, "-np": None,
+    "--parallel": None, "-cb": 0, "--cont-batching": 0, "--jinja": 0,
+    "--no-perf": 0, "--log-disable": 0, "--no-log": 0, "--minilog": 0, "--verbosity": None, "-lv": None,
+    "--log-verbosity": None, "--log-file": None, "--log-jsonl": 0, "--log-colors": "?", "--log-prefix": 0,
+    "--log-timestamps": 0,
+}  # fmt: skip
+
+# What would change the result, and does not here yet.
+NOT_YET = {
+    "-ctk": None, "--cache-type-k": None, "-ctv": None, "--cache-type-v": None, "-khad": "?", "-vhad": "?",
+    "-ctk-first": None, "-ctk-last": None, "-ctv-first": None, "-ctv-last": None,
+    "-ot": None, "--override-tensor": None, "--override-kv": None,
+    "--check-tensors": 0, "-vq": 0, "--validate-quants": 0, "-dr": 0, "--dry-run": 0,
+    "--rope-scaling": None, "--rope-scale": None, "--rope-freq-base": None, "--rope-freq-scale": None,
+    "--yarn-orig-ctx": None, "--yarn-ext-factor": None, "--yarn-attn-factor": None, "--yarn-beta-slow": None,
+    "--yarn-beta-fast": None,
+    "--lora": None, "--lora-scaled": 2, "--control-vector": None, "--control-vector-scaled": 2,
+    "--control-vector-layer-range": 2,
+    "-ser": None, "--smart-expert-reduction": None,
+    "--no-jinja": 0, "--reasoning-format": None,
+    "--prompt-cache": None, "--prompt-cache-all": 0, "--prompt-cache-ro": 0,
+    "-md": None, "--model-draft": None, "--spec-type": None, "--draft": None, "--draft-max": None,
+    "--draft-min": None, "--draft-p-min": None,
+    "--image": None, "--audio": None, "--mmproj": None, "-mm": None,
+    "--banned-string-file": None, "--cfg-negative-prompt": None, "--cfg-scale": None,
+}  # fmt: skip
+
+IGNORED = {**GPU, **WITHOUT_EFFECT, **NOT_YET}

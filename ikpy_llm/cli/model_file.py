@@ -1,0 +1,26 @@
+"""Which model file a command opens: -m, or one of the Hugging Face hub, fetched into its cache."""
+
+from __future__ import annotations
+
+from ikpy_llm.cli.options import ModelOptions
+from ikpy_llm.errors import IkpyError
+
+
+def model_path(options: ModelOptions):
+    """The path of the model file; None for the demo model."""
+    repo, file = options.hf_repo, options.hf_file
+    if options.model_url is not None:
+        from ikpy_llm.engine import hub
+
+        if repo or options.model:
+            raise IkpyError("-mu, -hf and -m exclude each other")
+        repo, file = hub.split_url(options.model_url)
+    if repo is None:
+        if file:
+            raise IkpyError(f"-hff {file} needs -hf USER/REPO")
+        return options.model
+    if options.model is not None:
+        raise IkpyError("-hf and -m exclude each other")
+    from ikpy_llm.engine import hub
+
+    return hub.resolve(repo, file, token=options.hf_token, offline=options.offline or None)

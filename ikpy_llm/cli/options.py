@@ -1,0 +1,338 @@
+"""Flags, each stated once as a dataclass field: argparse parser, --help and environment variables derive from it.
+
+A field's annotation is its type: str, int, float, bool, or a list of one of them for comma lists that may be repeated
+(of int also with ranges: 8-32, 8-32+8, 8-32*2); `| None` where there is no default. Files with options do not postpone
+annotations: they are read as objects here.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import os
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+
+from ikpy_llm.cli.ignored import IGNORED, NOT_YET
+from ikpy_llm.errors import IkpyError
+
+ON, OFF = ("on", "1", "true", "yes"), ("off", "0", "false", "no")
+ENV_PREFIXES = ("IKPY_", "LLAMA_ARG_")
+
+
+class Pair(typing.NamedTuple):
+    """Two numbers that belong together, written `512,128`; lists of them are separated by `;`."""
+
+    first: int
+    second: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """How a field is written on a command line."""
+
+    names: tuple[str, ...]  # e.g. ("-t", "--threads"); empty for a positional argument
+    help: str
+    metavar: str | None
+    choices: tuple[str, ...]  # accepted values of a str field
+    off: tuple[str, ...]  # names that set a bool field to False
+    bare: object  # value of the flag when it stands without one; None: it needs a value
+    env: str  # IKPY_<env> and LLAMA_ARG_<env> set the default; "" for none
+    minimum: float | None
+    maximum: float | None
+    commas: bool  # does a comma in the value of a list divide it?
+
+
+def flag(
+    default,
+    *names: str,
+    help: str,
+    metavar: str | None = None,
+    choices: Sequence[str] = (),
+    off: Sequence[str] = (),
+    bare=None,
+    env: str | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    commas: bool = True,
+):
+    """A dataclass field that is a flag. `env` is derived from the long name unless given ("" for none)."""
+    if env is None:
+        env = next((n for n in (*names, *off) if n.startswith("--")), "").strip("-").replace("-", "_").upper()
+    spec = Flag(names, help, metavar, tuple(choices), tuple(off), bare, env, minimum, maximum, commas)
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata={"flag": spec})
+    return dataclasses.field(default=default, metadata={"flag": spec})
+
+
+@dataclasses.dataclass
+class Common:
+    """What every command has."""
+
+    verbose: bool = flag(False, "-v", "--verbose", help="log what is done", env="VERBOSE")
+    notices: list[str] = dataclasses.field(default_factory=list)  # lines for the user about ignored flags
+
+
+@dataclasses.dataclass
+class ModelOptions(Common):
+    """What every command that opens a model has."""
+
+    model: str | None = flag(
+        None,
+        "-m",
+        "--model",
+        metavar="FNAME",
+        help="GGUF file; of a split model the -00001-of-000NN part; default: the demo model, fetched once",
+    )
+    hf_repo: str | None = flag(
+        None,
+        "-hf",
+        "-hfr",
+        "--hf-repo",
+        metavar="USER/REPO[:QUANT]",
+        help="model of the Hugging Face hub instead of -m, fetched once (default quant: Q4_K_M)",
+    )
+    hf_file: str | None = flag(None, "-hff", "--hf-file", metavar="FILE", help="file of the repository of -hf")
+    hf_token: str | None = flag(
+        None, "-hft", "--hf-token", metavar="TOKEN", env="", help="token for private repositories (default: HF_TOKEN)"
+    )
+    model_url: str | None = flag(None, "-mu", "--model-url", metavar="URL", help="address of a file of the hub")
+    offline: bool = flag(False, "--offline", help="fetch nothing, use what is in the cache")
+    threads: int | None = flag(
+        None, "-t", "--threads", metavar="N", minimum=1, maximum=1024, help="worker threads (default: physical cores)"
+    )
+    batch: int = flag(
+        2048,
+        "-b",
+        "--batch-size",
+        env="BATCH",
+        metavar="N",
+        minimum=1,
+        help="tokens handed to the model at once: matters only below -ub",
+    )
+    ubatch: int = flag(
+        512, "-ub", "--ubatch-size", env="UBATCH", metavar="N", minimum=1, help="tokens computed at once"
+    )
+    repack: bool | None = flag(
+        None,
+        "-rtr",
+        "--run-time-repack",
+        "--repack",
+        off=("-no-rtr", "--no-run-time-repack", "--no-repack"),
+        bare=True,
+        env="REPACK",
+        help="weave weights into panels at load time; off keeps them memory mapped (default: on where memory allows)",
+    )
+    flash_attn: str = flag(
+        "on",
+        "-fa",
+        "--flash-attn",
+        choices=("on", "off", "auto", "1", "0"),
+        bare="on",
+        help="attention is always fused; accepted for compatibility",
+    )
+
+
+def flags_of(options: type) -> list[tuple[dataclasses.Field, Flag]]:
+    """(field, flag) of every flag of an options class, its own first and the common ones last."""
+    found = [(f, f.metadata["flag"]) for f in dataclasses.fields(options) if "flag" in f.metadata]
+    own = inspect.get_annotations(options)
+    return sorted(found, key=lambda item: item[0].name not in own)
+
+
+def base_type(field: dataclasses.Field):
+    """The annotation without `| None`."""
+    if isinstance(field.type, types.UnionType):
+        return next(t for t in typing.get_args(field.type) if t is not types.NoneType)
+    return field.type
+
+
+def convert(field: dataclasses.Field, spec: Flag, text: str, name: str):
+    """The value of `text` for a field; IkpyError names the flag, the text and what is accepted."""
+    kind = base_type(field)
+    if typing.get_origin(kind) is list:
+        (item,) = typing.get_args(kind)
+        parts = [part.strip() for part in text.split(";" if item is Pair else ",")] if spec.commas else [text]
+        if item is int:
+            return [value for part in parts for value in _range(spec, part, name)]
+        return [_scalar(item, spec, part, name) for part in parts]
+    return _scalar(kind, spec, text, name)
+
+
+def _range(spec: Flag, text: str, name: str) -> list[int]:
+    """The numbers of `8`, `8-11` (each), `8-32+8` (every 8th) or `8-32*2` (doubling)."""
+    found = re.fullmatch(r"(\d+)-(\d+)(?:([+*])(\d+))?", text)
+    if not found:
+        return [_scalar(int, spec, text, name)]
+    value, last, step = int(found[1]), int(found[2]), int(found[4] or 1)
+    if value > last or step < 1 + (found[3] == "*") or (found[3] == "*" and not value):
+        raise IkpyError(f"{name}: '{text}' is not a range such as 8-32, 8-32+8 or 8-32*2")
+    values = []
+    while value <= last:
+        values.append(_scalar(int, spec, str(value), name))
+        value = value * step if found[3] == "*" else value + step
+    return values
+
+
+def _scalar(kind: type, spec: Flag, text: str, name: str):
+    if kind is str:
+        if spec.choices and text not in spec.choices:
+            raise IkpyError(f"{name}: '{text}' is not one of {', '.join(spec.choices)}")
+        return text
+    if kind is bool:
+        if text.lower() in ON + OFF:
+            return text.lower() in ON
+        raise IkpyError(f"{name}: '{text}' is not one of on, off, 1, 0")
+    if kind is Pair:
+        if re.fullmatch(r"\d+,\d+", text):
+            return Pair(*map(int, text.split(",")))
+        raise IkpyError(f"{name}: '{text}' is not two whole numbers such as 512,128")
+    what = {int: "a whole number", float: "a number"}[kind]
+    low, high = spec.minimum, spec.maximum
+    if low is not None:
+        what += f" from {low:g}" + (f" to {high:g}" if high is not None else " on")
+    elif high is not None:
+        what += f" up to {high:g}"
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or value != value or (low is not None and value < low) or (high is not None and value > high):
+        raise IkpyError(f"{name}: '{text}' is not {what}")
+    return value
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise IkpyError(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
+
+
+def _action(field: dataclasses.Field, spec: Flag) -> type[argparse.Action]:
+    """The argparse action of a field: it converts the text and reports errors in our words."""
+    many = typing.get_origin(base_type(field)) is list
+    is_bool = bool in (base_type(field), *typing.get_args(base_type(field)))
+
+    class Store(argparse.Action):
+        def __call__(self, parser, namespace, values, option_string=None):
+            given = namespace.__dict__
+            if values is None or values == []:
+                value = option_string not in spec.off if is_bool else spec.bare
+                value = [value] if many else value
+            else:
+                words = values if isinstance(values, list) else [values]  # a list: positional words
+                found = [convert(field, spec, word, option_string or self.dest) for word in words]
+                value = [each for part in found for each in part] if many else found[0]
+            given[self.dest] = given.get(self.dest, []) + value if many else value
+
+    return Store
+
+
+def parser_of(options: type, program: str, description: str | None) -> argparse.ArgumentParser:
+    """The argparse parser of an options class. It yields what the command line sets; defaults stay in the class."""
+    parser = _Parser(
+        prog=program,
+        description=description,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
+    )
+    for field, spec in flags_of(options):
+        text = spec.help + _default_text(field, spec) + (f" [env IKPY_{spec.env}]" if spec.env else "")
+        text = text.replace("%", "%%")  # argparse formats help texts
+        action, is_bool = _action(field, spec), base_type(field) is bool
+        if not spec.names and not spec.off:
+            nargs = "*" if typing.get_origin(base_type(field)) is list else "?"
+            parser.add_argument(field.name, nargs=nargs, action=action, help=text, metavar=spec.metavar)
+        if spec.names:
+            parser.add_argument(
+                *spec.names,
+                dest=field.name,
+                action=action,
+                nargs="?" if spec.bare is not None else 0 if is_bool else None,
+                metavar=spec.metavar or ("on|off" if is_bool else "|".join(spec.choices) or None),
+                help=text,
+            )
+        if spec.off:
+            text = argparse.SUPPRESS if spec.names else text
+            parser.add_argument(*spec.off, dest=field.name, action=action, nargs=0, help=text)
+    return parser
+
+
+def _default_text(field: dataclasses.Field, spec: Flag) -> str:
+    default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+    if default is None or "default:" in spec.help or (base_type(field) is bool and not spec.bare):
+        return ""
+    if isinstance(default, list):
+        default = ",".join(map(str, default))
+    return f" (default: {'on' if default is True else default})" if default != "" else ""
+
+
+def normalize(argv: Sequence[str], parser: argparse.ArgumentParser) -> tuple[list[str], list[str]]:
+    """(argv that argparse reads only in one way, flags that were ignored).
+
+    argparse would read `-foo` as `-f oo` and refuse `-p "-x"`; users of llama.cpp mean neither. So names are looked up
+    whole, `_` is `-` in long names, a flag that needs a value takes the next word whatever it is, and flags without
+    meaning here are taken out.
+    """
+    actions, out, positional, ignored, at = parser._option_string_actions, [], [], [], 0
+    while at < len(argv):
+        name, equals, value = argv[at].partition("=")
+        at += 1
+        if not (name.startswith("-") and len(name) > 1):
+            positional.append(argv[at - 1])  # to the end: argparse wants them side by side
+            continue
+        if name.startswith("--"):
+            name = name.replace("_", "-")
+        if name not in actions and name not in IGNORED:
+            raise IkpyError(f"unknown argument: {name}{_similar(name, actions)} (see {parser.prog} --help)")
+        nargs = actions[name].nargs if name in actions else IGNORED[name]
+        if not equals and (nargs is None or nargs == "?"):
+            if at < len(argv) and (nargs is None or not argv[at].startswith("-")):
+                equals, value = "=", argv[at]
+                at += 1
+            elif nargs is None:
+                raise IkpyError(f"{name}: a value is missing (see {parser.prog} --help)")
+        if name in actions:
+            out.append(name + equals + value)
+            continue
+        while isinstance(nargs, int) and nargs > 0:  # more words of a flag that is ignored
+            value, nargs, at = f"{value} {argv[at] if at < len(argv) else ''}".strip(), nargs - 1, at + 1
+        ignored.append(f"{name} {value}".strip())
+    return out + positional, ignored
+
+
+def _similar(name: str, actions: Mapping[str, object]) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, actions, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def from_environment(options: type, environ: Mapping[str, str]) -> dict[str, object]:
+    """Values of the flags that environment variables set; IKPY_X wins over LLAMA_ARG_X."""
+    values = {}
+    for field, spec in flags_of(options):
+        for prefix in ENV_PREFIXES if spec.env else ():
+            text = environ.get(prefix + spec.env, "")
+            if text:
+                value = convert(field, spec, text, prefix + spec.env)
+                # NO_X=1 sets a field whose only names switch it off, e.g. IKPY_NO_DISPLAY_PROMPT.
+                values[field.name] = not value if base_type(field) is bool and not spec.names else value
+                break
+    return values
+
+
+def parse(options: type, argv: Sequence[str], program: str, description: str | None = None, environ=os.environ):
+    """An instance of `options` from command line, then environment, then defaults. --help prints and exits."""
+    parser = parser_of(options, program, description)
+    words, ignored = normalize(argv, parser)
+    given = vars(parser.parse_args(words))
+    result = options(**{**from_environment(options, environ), **given})
+    missing = [words for words in ignored if words.split(" ")[0] in NOT_YET]
+    ignored = [words for words in ignored if words not in missing]
+    if ignored:
+        result.notices.append(f"ignored, they change nothing in ikpy: {', '.join(ignored)}")
+    if missing:
+        result.notices.append(f"ignored, ikpy cannot do that yet: {', '.join(missing)}")
+    return result

@@ -1,0 +1,156 @@
+"""Chat templates: messages to the text a model was trained on, rendered by Jinja the way transformers does."""
+
+from __future__ import annotations
+
+import json
+import logging
+from functools import cached_property
+
+from ikpy_llm.engine.chat_templates import SPELLINGS, TEMPLATES
+from ikpy_llm.errors import IkpyError, shown
+
+log = logging.getLogger("ikpy.chat")
+KEY = "tokenizer.chat_template"
+_LINES = 200  # characters of a template's own error message that are repeated
+
+
+def file_templates(meta: dict) -> dict[str, str]:
+    """The templates of a model file: "" is the main one, others have names such as tool_use."""
+    found = {key[len(KEY) + 1 :]: text for key, text in meta.items() if key == KEY or key.startswith(KEY + ".")}
+    return {name: text for name, text in found.items() if isinstance(text, str) and text.strip()}
+
+
+def template_text(meta: dict, wanted: str | None = None, tools: bool = False) -> str:
+    """The Jinja text to use: `wanted` is a name (of the file's templates, or a known one), Jinja itself, or None.
+
+    Without a wish it is the file's (its variant tool_use where there are tools), or chatml with a warning.
+    """
+    found = file_templates(meta)
+    if wanted is None:
+        if tools and "tool_use" in found:
+            return found["tool_use"]
+        if not found:
+            log.warning("the model file has no chat template: using chatml (--chat-template NAME|JINJA|FILE to choose)")
+            return TEMPLATES["chatml"]
+        return found.get("") or found.get("default") or next(iter(found.values()))
+    if "{{" in wanted or "{%" in wanted:
+        return wanted
+    name = wanted.strip().lower()
+    if name in found:
+        return found[name]
+    if SPELLINGS.get(name, name) in TEMPLATES:
+        return TEMPLATES[SPELLINGS.get(name, name)]
+    known = sorted({*filter(None, found), *TEMPLATES})
+    raise IkpyError(f"chat template {shown(wanted)} is neither Jinja nor a known name; there are: {', '.join(known)}")
+
+
+class ChatTemplate:
+    """One template. `text`: its Jinja; `bos`, `eos`: texts of these tokens, which templates write themselves."""
+
+    def __init__(self, text: str, bos: str = "", eos: str = "", **variables):
+        self.text, self.variables = text, {"bos_token": bos, "eos_token": eos, **variables}
+
+    @cached_property
+    def _template(self):
+        from jinja2 import TemplateError
+
+        try:
+            return _environment().from_string(self.text)
+        except TemplateError as error:
+            line = f" in line {error.lineno}" if getattr(error, "lineno", None) else ""
+            raise IkpyError(f"the chat template cannot be read: {_one_line(error)}{line}") from None
+
+    def render(self, messages, *, tools=None, add_generation_prompt: bool = True, **variables) -> str:
+        """The text of a conversation; `messages` as in OpenAI's API. IkpyError, one line, for what goes wrong."""
+        messages, values = checked(messages), {**self.variables, **variables}
+        try:
+            return self._render(messages, tools, add_generation_prompt, values)
+        except IkpyError:
+            merged = _without_system(messages)
+            if merged is None:
+                raise
+            try:  # a template that refuses the system role
+                return self._render(merged, tools, add_generation_prompt, values)
+            except IkpyError:
+                pass
+            raise
+
+    def _render(self, messages, tools, add_generation_prompt, values) -> str:
+        template = self._template
+        values = {"tools": tools, "documents": None, "add_generation_prompt": add_generation_prompt, **values}
+        try:
+            return template.render(messages=messages, **values)
+        except Exception as error:  # whatever code in a template raises, it is the template's or the messages' fault
+            raise IkpyError(f"the chat template refuses these messages: {_one_line(error)}") from None
+
+
+def chat_template(meta: dict, vocab, wanted: str | None = None, tools: bool = False, **variables) -> ChatTemplate:
+    """The template of a model, or `wanted` instead (see template_text)."""
+
+    def text(token) -> str:
+        return "" if token is None else vocab.token_bytes(token, False).decode("utf-8", "replace")
+
+    return ChatTemplate(template_text(meta, wanted, tools), text(vocab.bos), text(vocab.eos), **variables)
+
+
+def checked(messages) -> list[dict]:
+    """The messages as plain dictionaries with text as content; IkpyError where they are something else."""
+    out = []
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise IkpyError(f"message {len(out)} is {shown(message)}; a dictionary with role and content is accepted")
+        content = message.get("content")
+        if isinstance(content, list):  # parts, as OpenAI's API has them
+            wrong = [part for part in content if not (isinstance(part, dict) and isinstance(part.get("text"), str))]
+            if wrong:
+                raise IkpyError(f"message {len(out)} has a part {shown(wrong[0])}; parts of text are accepted")
+            content = "\n".join(part["text"] for part in content)
+        if content is not None and not isinstance(content, str):
+            raise IkpyError(f"message {len(out)} has the content {shown(content)}; text is accepted")
+        out.append({**message, "content": content} if "content" in message else {**message, "content": ""})
+    return out
+
+
+def _without_system(messages: list[dict]) -> list[dict] | None:
+    """With the system text in front of the first user text; None where there is no such pair."""
+    if len(messages) < 2 or messages[0]["role"] != "system" or messages[1]["role"] != "user":
+        return None
+    joined = f"{messages[0]['content']}\n\n{messages[1]['content']}"
+    return [{**messages[1], "content": joined}, *messages[2:]]
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LINES else text[:_LINES] + "..."
+
+
+def _environment():
+    """What transformers gives to templates; sandboxed, as templates come from files of strangers."""
+    from datetime import datetime
+
+    from jinja2 import TemplateError
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks what a model writes, for training; here it is its body."""
+
+        tags = {"generation"}  # noqa: RUF012 (Jinja's own way)
+
+        def parse(self, parser):
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def raise_exception(message):
+        raise TemplateError(message)
+
+    def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment

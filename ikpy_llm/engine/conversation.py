@@ -1,0 +1,176 @@
+"""A conversation over one session: it knows which tokens the KV cache holds, so a turn evaluates only what is new."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ikpy_llm.engine.chat import ChatTemplate, checked
+from ikpy_llm.engine.stops import StopMatcher
+from ikpy_llm.errors import IkpyError
+
+
+class Cache:
+    """A session and the tokens that its KV cache holds. All evaluation goes through it, or `forget` is called."""
+
+    def __init__(self, session):
+        self.session, self.tokens = session, []
+
+    def forget(self) -> None:
+        """The session is used by others: nothing in it can be relied on."""
+        self.tokens = []
+
+    def reuse(self, tokens: list[int]) -> list[int]:
+        """Keep the longest common beginning with `tokens`, forget the rest; the tokens still to be evaluated.
+
+        At least the last one is left: its logits are wanted.
+        """
+        if self.session.position != len(self.tokens):
+            self.tokens = []
+        n = common(self.tokens, tokens[:-1])
+        if n < self.session.position:
+            try:
+                self.session.rewind(n)
+            except IkpyError:  # what a sliding window has dropped cannot come back
+                n = 0
+                self.session.rewind(0)
+        self.tokens = self.tokens[:n]
+        return tokens[n:]
+
+    def eval(self, tokens: list[int]) -> np.ndarray:
+        """float32 (n_vocab,): the logits after these tokens, which follow those in the cache."""
+        logits = self.session.eval(tokens)[0]
+        self.tokens += tokens
+        return logits
+
+
+def common(a: list[int], b: list[int]) -> int:
+    """Length of the longest common beginning."""
+    n = min(len(a), len(b))
+    return next((i for i in range(n) if a[i] != b[i]), n)
+
+
+@dataclass(frozen=True)
+class End:
+    """How a text ended. `why`: "eos", "stop" (at `stop`), "length" or "grammar"; `ids`: what was generated."""
+
+    ids: list[int]
+    why: str
+    stop: str | None = None
+
+
+def stream(
+    cache: Cache, tokens: list[int], sampler, *, n_predict: int, ends, stops=(), decoder, keep: int | None = None
+) -> Generator[str, None, End]:
+    """Continue `tokens`; yields pieces of text as they come, never a part of a stop string; its value is an End.
+
+    n_predict < 0: until the model ends its text (a token of `ends`, which is not shown) or the context is full.
+    keep: when it is full, go on without the older half of the text but for so many tokens at its beginning, -1: the
+    prompt; None: end there.
+    """
+    session, matcher, text, out, why = cache.session, StopMatcher(stops), list(tokens), [], "length"
+    endless = n_predict < 0 and keep is not None
+    n_kept = len(tokens) if keep is not None and keep < 0 else keep or 0
+    left, tokens = n_predict if n_predict >= 0 else session.n_ctx, cache.reuse(tokens)
+    while left > 0:
+        token = sampler.sample(cache.eval(tokens)[: sampler.n_vocab])
+        if token in ends:
+            why = "eos"
+            break
+        sampler.accept(token)
+        out.append(token)
+        text.append(token)
+        if piece := matcher.feed(decoder.feed(token)):
+            yield piece
+        if matcher.found is not None:
+            why = "stop"
+            break
+        if sampler.grammar is not None and sampler.grammar.finished:
+            why = "grammar"
+            break
+        tokens, left = [token], left - (not endless)
+        if session.position >= session.n_ctx:
+            if keep is None:
+                break
+            text = shifted(text, min(n_kept, session.n_ctx // 2))
+            tokens = cache.reuse(text)
+    if piece := matcher.feed(decoder.flush()) + matcher.flush():
+        yield piece
+    return End(out, why, matcher.found)
+
+
+def shifted(text: list[int], n_kept: int) -> list[int]:
+    """Its first tokens and the newer half of the others."""
+    rest = text[n_kept:]
+    return text[:n_kept] + rest[(len(rest) + 1) // 2 :]
+
+
+class Conversation:
+    """Messages, and the tokens that stand for them. `messages`: as in OpenAI's API, free to be changed by the caller.
+
+    `why`: how the last reply ended, see `stream`.
+    """
+
+    def __init__(self, cache: Cache, vocab, template: ChatTemplate, messages=(), **variables):
+        self.cache, self.vocab, self.template, self.variables = cache, vocab, template, variables
+        self.messages, self.why = checked(messages), ""
+        self._text, self._ids = "", []  # a rendered conversation with its last reply, and the tokens of both
+
+    def tokens(self, add_generation_prompt: bool = True) -> tuple[str, list[int]]:
+        """The rendered conversation as text and as tokens.
+
+        What the model wrote itself keeps the tokens it chose, which need not be those of its text read again.
+        """
+        text = self.template.render(self.messages, add_generation_prompt=add_generation_prompt, **self.variables)
+        rest = text[len(self._text) :] if self._text and text.startswith(self._text) else None
+        if rest and self.vocab.starts_special(rest):
+            return text, self._ids + self.vocab.encode(rest, add_special=False, parse_special=True)
+        bos = self.template.variables["bos_token"]  # most templates write it themselves
+        has_bos = bool(bos) and text.startswith(bos)
+        return text, self.vocab.encode(text, add_special=not has_bos, parse_special=True)
+
+    def reply(self, sampler, *, n_predict: int = -1, stops=(), ends=None, show_special: bool = False) -> Iterator[str]:
+        """The next message of the assistant in pieces; it joins `messages` when the generator ends or is closed.
+
+        ends: tokens that end it, default: the vocabulary's. show_special: `<|...|>` tokens are part of the text.
+        """
+        text, tokens = self.tokens()
+        if len(tokens) > self.cache.session.n_ctx:
+            raise IkpyError(
+                f"the conversation of {len(tokens)} tokens does not fit into the context of "
+                f"{self.cache.session.n_ctx}; choose a larger one (-c), or clear it"
+            )
+        for token in tokens:
+            sampler.accept(token)
+        ends = self.vocab.eog if ends is None else ends
+        pieces, ids, self.why = [], None, "interrupted"
+        decoder = self.vocab.decoder(not show_special)
+        source = stream(self.cache, tokens, sampler, n_predict=n_predict, ends=ends, stops=stops, decoder=decoder)
+        try:
+            while True:
+                try:
+                    piece = next(source)
+                except StopIteration as end:
+                    ids, self.why = end.value.ids, end.value.why
+                    break
+                pieces.append(piece)
+                yield piece
+        finally:
+            source.close()
+            answer = "".join(pieces)
+            self.messages.append({"role": "assistant", "content": answer})
+            if ids is not None and self.why != "stop":
+                self._text, self._ids = text + answer, tokens + ids
+            else:  # the text is cut within a token
+                self._text, self._ids = "", []
+
+    def save(self, path) -> None:
+        """Write the messages as JSON."""
+        try:
+            with open(path, "w", encoding="utf-8") as file:
+                json.dump(self.messages, file, ensure_ascii=False, indent=1)
+        except OSError as error:
+            raise IkpyError(f"{path}: {error.strerror or error}") from None

@@ -1,0 +1,176 @@
+"""The graph builder: a model's function calls it once and leaves a flat list of ops. Weights are named as in the file.
+
+Every value is a matrix f32 [rows][width], row-major; `rows` is the number of tokens of the step, or of wanted outputs.
+A weight is a matrix [outputs][inputs], inputs contiguous, as GGUF stores it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ikpy_llm.engine.rope import Angles
+from ikpy_llm.errors import ModelFileError, shown
+
+TOKENS, OUTPUTS = "tokens", "outputs"  # how many rows a value has
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """What an op leaves for others: f32 [rows][width]; kinds "acts", "acts_float" hold it ready for matrix products."""
+
+    id: int
+    width: int
+    rows: str = TOKENS
+    kind: str = "f32"
+
+    def __repr__(self) -> str:
+        return f"%{self.id}:{self.kind}[{self.rows},{self.width}]"
+
+
+@dataclass(eq=False, slots=True)
+class Op:
+    """One step. `weights` maps a role ("w", "bias") to a tensor name; `label` says where in the model we are."""
+
+    name: str
+    inputs: tuple[Value, ...]
+    output: Value | None
+    weights: dict[str, str] = field(default_factory=dict)
+    attrs: dict[str, object] = field(default_factory=dict)
+    label: str = ""
+
+    def __repr__(self) -> str:
+        args = [*map(repr, self.inputs), *self.weights.values(), *(f"{k}={v}" for k, v in self.attrs.items())]
+        return f"{self.output} = {self.name}({', '.join(args)})"
+
+
+class Graph:
+    """Records ops and claims tensors. `tensors` maps names to objects with `shape` (rows, columns) and `type_name`.
+
+    A tensor that is missing or has another shape than the hyperparameters imply is a ModelFileError.
+    """
+
+    def __init__(self, file: str, tensors: Mapping[str, object], last_rows: bool = False, hidden: bool = False):
+        self.file, self.tensors = file, tensors
+        self.last_rows = last_rows  # the head sees only the last rows of the step
+        self.hidden = hidden  # the result is what the output matrix would be multiplied with
+        self.ops: list[Op] = []
+        self.claimed: dict[str, str] = {}  # tensor name -> use: "matrix", "rows" (look-up), "vector" or "table"
+        self.layer, self.n_layer, self._prefix, self._n_values = -1, 0, "", 0
+
+    # ---- tensors
+    def full(self, name: str) -> str:
+        """The tensor's name in the file: the prefix of the current layer is put before."""
+        return self._prefix + name
+
+    def has(self, name: str) -> bool:
+        return self.full(name) in self.tensors
+
+    def claim(self, name: str, shape: tuple[int, ...], use: str) -> str:
+        """The full name of a tensor, which must exist with exactly `shape` (rows, columns)."""
+        full = self.full(name)
+        tensor = self.tensors.get(full)
+        if tensor is None:
+            raise ModelFileError(f"{self.file}: tensor '{full}' of shape {list(shape)} is missing")
+        have = tuple(tensor.shape)
+        while len(have) > len(shape) and have[0] == 1:
+            have = have[1:]
+        if have != tuple(shape):
+            raise ModelFileError(
+                f"{self.file}: tensor '{full}' has shape {list(tensor.shape)}, the hyperparameters imply {list(shape)}"
+            )
+        if use in ("vector", "table") and tensor.type_name != "F32":
+            raise ModelFileError(
+                f"{self.file}: tensor '{full}' is {tensor.type_name}; only F32 is accepted for vectors"
+            )
+        if self.claimed.get(full, use) != use:
+            use = "rows+matrix"  # tied embeddings: looked up by row and multiplied
+        self.claimed[full] = use
+        return full
+
+    def check_all_claimed(self) -> None:
+        """Every tensor of the file must have been asked for: what we do not use we do not understand."""
+        left = sorted(set(self.tensors) - set(self.claimed))
+        if left:
+            names = ", ".join(shown(n) for n in left[:4])
+            raise ModelFileError(f"{self.file}: {len(left)} tensors are not part of the model's definition: {names}")
+
+    def freqs(self, n_rot: int) -> str:
+        """Name of the tensor by which the file divides each frequency of q's and k's rotation, "" without one."""
+        name = "rope_freqs.weight"
+        if name not in self.tensors or not n_rot:
+            return ""
+        prefix, self._prefix = self._prefix, ""  # one tensor for all layers
+        self.claim(name, (n_rot // 2,), "table")
+        self._prefix = prefix
+        return name
+
+    # ---- ops
+    def value(self, width: int, rows: str = TOKENS, kind: str = "f32") -> Value:
+        self._n_values += 1
+        return Value(self._n_values - 1, width, rows, kind)
+
+    def emit(
+        self, name: str, *inputs: Value, width: int = 0, rows: str = "", weights=None, label: str = "", **attrs
+    ) -> Value:
+        """Record an op; its output has `width` columns and the rows of its first input."""
+        output = self.value(width, rows or (inputs[0].rows if inputs else TOKENS)) if width else None
+        self.ops.append(Op(name, inputs, output, weights or {}, attrs, label or self.full(name)))
+        return output
+
+    def layers(self, n: int) -> Iterator[int]:
+        """Numbers 0 .. n-1; names are `blk.<i>.` names meanwhile."""
+        self.n_layer = n
+        for i in range(n):
+            self.layer, self._prefix = i, f"blk.{i}."
+            yield i
+        self.layer, self._prefix = -1, ""
+
+    def embed(self, n_vocab: int, width: int, name: str = "token_embd", scale: float = 1.0) -> Value:
+        w = self.claim(name + ".weight", (n_vocab, width), "rows")
+        return self.emit("get_rows", width=width, weights={"w": w}, label=w, scale=scale)
+
+    def norm(self, x: Value, name: str, eps: float) -> Value:
+        w = self.claim(name + ".weight", (x.width,), "vector")
+        return self.emit("rms_norm", x, width=x.width, weights={"w": w}, label=w, eps=eps)
+
+    def head_norm(self, x: Value, name: str, n_head: int, eps: float) -> Value:
+        """Each head of each row by itself; all heads share the weights."""
+        w = self.claim(name + ".weight", (x.width // n_head,), "vector")
+        return self.emit("head_norm", x, width=x.width, weights={"w": w}, label=w, n_head=n_head, eps=eps)
+
+    def linear(self, x: Value, name: str, width: int) -> Value:
+        """y = W x, plus the bias if the file has one."""
+        w = self.claim(name + ".weight", (width, x.width), "matrix")
+        y = self.emit("linear", x, width=width, weights={"w": w}, label=w)
+        if self.has(name + ".bias"):
+            bias = self.claim(name + ".bias", (width,), "vector")
+            y = self.emit("add_bias", y, width=width, weights={"bias": bias}, label=bias)
+        return y
+
+    def add(self, x: Value, y: Value) -> Value:
+        return self.emit("add", x, y, width=x.width)
+
+    def gated(self, gate: Value, up: Value, act: str) -> Value:
+        """act(gate) * up"""
+        return self.emit("gated", gate, up, width=gate.width, act=act)
+
+    def rope(self, x: Value, n_head: int, style: str, angles: Angles) -> Value:
+        """Rotate the first angles.n_rot columns of each head by the row's position."""
+        if angles.n_rot == 0:
+            return x
+        return self.emit("rope", x, width=x.width, n_head=n_head, style=style, angles=angles)
+
+    def kv_store(self, k: Value, v: Value, n_head_kv: int, window: int = 0) -> None:
+        self.emit("kv_store", k, v, n_head_kv=n_head_kv, window=window, layer=self.layer)
+
+    def attend(self, q: Value, n_head: int, n_head_kv: int, v_dim: int, scale: float, window: int = 0) -> Value:
+        """softmax(q k^T * scale) v over the cache of this layer, causal; window 0 = over all positions, else the last
+        `window` up to the row's own.
+        """
+        attrs = {"n_head": n_head, "n_head_kv": n_head_kv, "scale": scale, "window": window, "layer": self.layer}
+        return self.emit("attend", q, width=n_head * v_dim, **attrs)
+
+    def outputs(self, x: Value) -> Value:
+        """Only the rows whose logits are wanted, where the program knows that those are fewer."""
+        return self.emit("last_rows", x, width=x.width, rows=OUTPUTS) if self.last_rows else x

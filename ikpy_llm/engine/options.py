@@ -1,0 +1,83 @@
+"""Settings of one loaded model, each stated once: default, meaning, environment variable."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+
+from ikpy_llm.errors import IkpyError, shown
+
+DEFAULT_CTX = 4096  # rows of the KV cache unless asked for; models of today were trained for up to 100 times that
+
+
+def _option(default, help: str, env: str = ""):
+    return field(default=default, metadata={"help": help, "env": env})
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `Model.load` and `Session` accept; where the caller leaves a default, the environment may set it."""
+
+    n_ctx: int | None = _option(
+        None,
+        f"positions the KV cache holds; 0 = as many as the model was trained for, None = that, at most {DEFAULT_CTX}",
+    )
+    n_batch: int = _option(2048, "tokens handed over at once at most: matters only below n_ubatch (llama.cpp's -b)")
+    n_ubatch: int = _option(512, "tokens computed at once at most")
+    threads: int = _option(0, "worker threads; 0 = the cores this process may use", "IKPY_THREADS")
+    repack: bool | None = _option(
+        None, "weave weights into panels at load: yes, no, None = where memory allows", "IKPY_REPACK"
+    )
+    pin: bool | None = _option(None, "bind threads to cores; None = if there are as many threads as cores", "IKPY_PIN")
+    swa_full: bool = _option(
+        False,
+        "layers with a sliding window keep all positions: more memory, and one can go back to any of them",
+        "IKPY_SWA_FULL",
+    )
+    no_fusion: str = _option("", "comma-separated fusion rows to leave out, `all` for none at all", "IKPY_NO_FUSION")
+    check: bool = _option(
+        False, "fill working memory with NaN before use, so that reading what nobody wrote shows", "IKPY_CHECK"
+    )
+
+    def __post_init__(self):
+        for f in fields(self):
+            text = os.environ.get(f.metadata["env"]) if f.metadata["env"] else None
+            if text is not None and getattr(self, f.name) == f.default:
+                object.__setattr__(self, f.name, _parse(f, text))
+        for name, low in (("n_batch", 1), ("n_ubatch", 1), ("threads", 0)):
+            if getattr(self, name) < low:
+                raise IkpyError(f"{name} = {getattr(self, name)}: must be at least {low}")
+        object.__setattr__(self, "n_ubatch", min(self.n_ubatch, self.n_batch))
+        if self.n_ctx is not None and self.n_ctx < 0:
+            raise IkpyError(f"n_ctx = {self.n_ctx}: must be at least 1, or 0 for the model's own context length")
+
+    def without(self) -> frozenset[str]:
+        """Names of the fusion rows that are switched off."""
+        return frozenset(filter(None, (s.strip() for s in self.no_fusion.split(","))))
+
+
+def _parse(f, text: str):
+    """The value of an environment variable for field `f`."""
+    words = {
+        "1": True,
+        "on": True,
+        "true": True,
+        "yes": True,
+        "0": False,
+        "off": False,
+        "false": False,
+        "no": False,
+        "": False,
+    }
+    if "bool" in f.type:
+        if text.lower() not in words:
+            raise IkpyError(f"environment variable {f.metadata['env']} = {shown(text)}: on or off is accepted")
+        return words[text.lower()]
+    if f.type == "int":
+        try:
+            return int(text)
+        except ValueError:
+            raise IkpyError(
+                f"environment variable {f.metadata['env']} = {shown(text)}: an integer is accepted"
+            ) from None
+    return text

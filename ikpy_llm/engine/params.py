@@ -1,0 +1,187 @@
+"""Hyperparameters: GGUF metadata by name, with types and ranges.
+
+A key that nobody reads is refused unless it cannot change the result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ikpy_llm.errors import ModelFileError, shown
+
+REQUIRED = object()
+HEAD_UNIT = 16  # the attention kernels take so many columns of a head at a time
+
+
+@dataclass(frozen=True)
+class Key:
+    """One hyperparameter: key after `<architecture>.`, type, range, default (a value, or a function of Params)."""
+
+    key: str
+    type: type
+    low: float
+    high: float
+    default: object = REQUIRED
+
+
+# Upper bounds are far above any model; they keep products of two sizes within 64 bits before a tensor's shape is known.
+_WIDTH = 1 << 22
+KEYS = {
+    "n_ctx_train": Key("context_length", int, 1, 1 << 31),
+    "n_layer": Key("block_count", int, 1, 4096),
+    "n_embd": Key("embedding_length", int, 1, _WIDTH),
+    "n_ff": Key("feed_forward_length", int, 1, _WIDTH),
+    "n_head": Key("attention.head_count", int, 1, 65536),
+    "n_head_kv": Key("attention.head_count_kv", int, 1, 65536, lambda p: p.n_head),
+    "head_dim": Key("attention.key_length", int, 1, 65536, lambda p: p.divided("n_embd", "n_head")),
+    "v_dim": Key("attention.value_length", int, 1, 65536, lambda p: p.head_dim),
+    "eps": Key("attention.layer_norm_rms_epsilon", float, 1e-30, 1.0),
+    "n_rot": Key("rope.dimension_count", int, 0, 65536, lambda p: p.head_dim),
+    "rope_base": Key("rope.freq_base", float, 1e-3, 1e15, 10000.0),
+    "rope_scaling": Key("rope.scaling.type", str, 0, 0, "linear"),  # of a factor without a type, as in llama.cpp
+    "rope_factor": Key("rope.scaling.factor", float, 0, 1e6, 0.0),  # 0 = 1
+    "rope_scale_linear": Key("rope.scale_linear", float, 0, 1e6, 0.0),  # the name old files use
+    "rope_n_ctx": Key("rope.scaling.original_context_length", int, 1, 1 << 31, lambda p: p.n_ctx_train),
+    "rope_attn_factor": Key("rope.scaling.attn_factor", float, 1e-3, 1e3, 1.0),
+    "yarn_mix": Key("rope.scaling.yarn_ext_factor", float, 0, 1, 1.0),
+    "yarn_attn_factor": Key("rope.scaling.yarn_attn_factor", float, 1e-3, 1e3, 1.0),
+    "yarn_fast": Key("rope.scaling.yarn_beta_fast", float, 1e-3, 1e6, 32.0),
+    "yarn_slow": Key("rope.scaling.yarn_beta_slow", float, 1e-3, 1e6, 1.0),
+    "window": Key("attention.sliding_window", int, 0, 1 << 31, 0),
+    "rope_base_window": Key("rope.freq_base_swa", float, 1e-3, 1e15, 10000.0),
+    "attention_scale": Key("attention.scale", float, 0, 1e3, 0.0),  # 0 = what is usual for the architecture
+}
+
+# Keys that say nothing about the arithmetic, and values under which a key changes nothing.
+HARMLESS = {
+    "vocab_size",
+    "tensor_data_layout",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+    "rope.scaling.yarn_beta_fast",  # matters to yarn only, which reads it
+    "rope.scaling.yarn_beta_slow",
+    "attention.layer_norm_epsilon",  # of the norm with a mean, which is not the one here
+}
+NEUTRAL = {
+    "expert_count": (0,),
+    "expert_used_count": (0,),
+    "attention.causal": (True,),
+    "attention.scale": (0.0,),
+    "attention.sliding_window": (0,),
+    "attention.clamp_kqv": (0.0,),
+    "attention.max_alibi_bias": (0.0,),
+    "use_parallel_residual": (False,),
+    "logit_scale": (0.0, 1.0),
+    "residual_scale": (0.0, 1.0),
+    "embedding_scale": (0.0, 1.0),
+    "rope.scaling.attn_factor": (1.0,),
+    "rope.scaling.yarn_ext_factor": (0.0,),
+    "final_logit_softcapping": (0.0,),
+    "attn_logit_softcapping": (0.0,),
+    "rope.scaling.yarn_log_multiplier": (0.0,),
+}
+
+
+class Params:
+    """Hyperparameters of one model: `p.n_head` reads `<architecture>.attention.head_count`.
+
+    A missing key without a default, a wrong type and a value out of range are ModelFileErrors that name file, key and
+    what is accepted.
+    """
+
+    def __init__(self, file: str, architecture: str, metadata: Mapping[str, object]):
+        self.file, self.architecture = file, architecture
+        prefix = architecture + "."
+        self._values = {k.removeprefix(prefix): v for k, v in metadata.items() if k.startswith(prefix)}
+        self._read: set[str] = set()
+        self._known: dict[str, object] = {}
+
+    def __getattr__(self, name: str):
+        if name.startswith("_") or name not in KEYS:
+            raise AttributeError(name)
+        if name not in self._known:
+            self._known[name] = self._get(KEYS[name])
+        return self._known[name]
+
+    def _get(self, key: Key):
+        self._read.add(key.key)
+        if key.key not in self._values:
+            if key.default is REQUIRED:
+                raise ModelFileError(f"{self.file}: metadata key '{self.full(key.key)}' is missing")
+            return key.default(self) if isinstance(key.default, Callable) else key.default
+        value = _scalar(self._values[key.key])
+        if key.type is str:
+            if isinstance(value, str):
+                return value
+            raise self.refused(key.key, "text")
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole and not (key.type is float and isinstance(value, float)):
+            raise self.refused(key.key, "one whole number" if key.type is int else "one number")
+        if not math.isfinite(value) or not key.low <= value <= key.high:
+            raise self.refused(key.key, f"{key.low} to {key.high}")
+        return key.type(value)
+
+    def full(self, key: str) -> str:
+        """The key as it stands in the file."""
+        return f"{self.architecture}.{key}"
+
+    def refused(self, key: str, accepted: str) -> ModelFileError:
+        """The error for a key whose value we cannot run."""
+        name, value = shown(self.full(key)), shown(self._values.get(key))
+        return ModelFileError(f"{self.file}: metadata key {name} is {value}; accepted: {accepted}")
+
+    def divided(self, a: str, b: str) -> int:
+        """a / b, which must be whole."""
+        x, y = getattr(self, a), getattr(self, b)
+        if x % y:
+            raise ModelFileError(
+                f"{self.file}: {self.full(KEYS[a].key)} = {x} is no multiple of {self.full(KEYS[b].key)} = {y}"
+            )
+        return x // y
+
+    def only(self, name: str, *accepted) -> None:
+        """Refuse a model whose hyperparameter `name` is none of `accepted`."""
+        if getattr(self, name) not in accepted:
+            raise self.refused(KEYS[name].key, ", ".join(map(str, accepted)))
+
+    def layers(self, key: str, default) -> object:
+        """A key that is one number, or a list of one per layer: as Python numbers, `default` where it is missing."""
+        self._read.add(key)
+        value = self._values.get(key, default)
+        value = value.tolist() if hasattr(value, "tolist") else value
+        if isinstance(value, list) and len(value) < self.n_layer:
+            raise self.refused(key, f"one number, or {self.n_layer} (one per layer)")
+        return value
+
+    def check_attention(self) -> None:
+        """Relations every model with grouped-query attention and rope has to keep."""
+        self.divided("n_head", "n_head_kv")
+        for name in ("head_dim", "v_dim"):
+            if getattr(self, name) % HEAD_UNIT:
+                raise ModelFileError(
+                    f"{self.file}: attention heads of {getattr(self, name)} columns ({self.full(KEYS[name].key)}); "
+                    f"accepted are multiples of {HEAD_UNIT}"
+                )
+        if self.n_rot % 2 or self.n_rot > self.head_dim:
+            raise self.refused("rope.dimension_count", f"an even number up to the head's {self.head_dim}")
+
+    def check_all_read(self) -> None:
+        """Every key of the architecture must have been read by the model's definition or change nothing."""
+        for key in sorted(set(self._values) - self._read - HARMLESS):
+            if key not in NEUTRAL:
+                raise self.refused(key, f"{self.architecture} models without this key, whose meaning is not known")
+            if _scalar(self._values[key]) not in NEUTRAL[key]:
+                raise self.refused(key, f"{' or '.join(map(str, NEUTRAL[key]))}; other values are not supported")
+
+
+def _scalar(value):
+    """NumPy scalars as Python numbers; a list of equal values (one per layer) as that value."""
+    if isinstance(value, (bytes, str)):
+        return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)) and value and all(v == value[0] for v in value):
+        return value[0]
+    return value

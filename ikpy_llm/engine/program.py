@@ -1,0 +1,57 @@
+"""A program: the plan's records as the words the runner reads. Built once; what changes per step is in state blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ikpy_llm.engine.graph import OUTPUTS, Value
+from ikpy_llm.engine.memory import Memory
+from ikpy_llm.engine.planner import Plan
+from ikpy_llm.engine.records import At, Scratch, total
+from ikpy_llm.kernels import runner
+from ikpy_llm.kernels.jit import Kernel
+
+
+class Program:
+    """`address` and `count` of the records, and the arena their buffers lie in.
+
+    `outside(At)` gives addresses of memory that is not the program's.
+    """
+
+    def __init__(self, plan: Plan, kernels: dict[Kernel, int], outside: Callable[[At], int], check: bool = False):
+        self.plan, self.records = plan, plan.records
+        self.arena = Memory(plan.n_bytes, fill=check)
+        n = len(plan.records)
+        self._memory = Memory(8 * runner.RECORD * n)
+        self.words = self._memory.bytes.view(np.int64).reshape(n, runner.RECORD)
+        for i, (record, barrier) in enumerate(zip(plan.records, plan.barriers, strict=True)):
+            if len(record.words) > runner.MAX_ARGS:
+                raise ValueError(f"{record.op}: {len(record.words)} arguments, a record holds {runner.MAX_ARGS}")
+            row = [kernels[record.kernel], runner.BARRIER * barrier, 0]
+            row += [self._word(w, outside) for w in record.words]
+            self.words[i, : len(row)] = row
+        self.address, self.count = self._memory.address, n
+        self.body = next((i for i, r in enumerate(plan.records) if r.rows == OUTPUTS), n)  # records before the head
+        kinds = dict.fromkeys((r.rows, r.cost.window) for r in plan.records)
+        self._costs = {k: total(r.cost for r in plan.records if (r.rows, r.cost.window) == k) for k in kinds}
+
+    def _word(self, word, outside) -> int:
+        if isinstance(word, At):
+            return outside(word)
+        if isinstance(word, Value | Scratch):
+            return self.arena.address + self.plan.offsets[word]
+        if isinstance(word, float):
+            return int(np.float32(word).view(np.uint32))
+        return int(word)
+
+    def view(self, value: Value, rows: int) -> np.ndarray:
+        """The first `rows` rows of an f32 value: float32 (rows, width), valid until the next run."""
+        start = self.plan.offsets[value]
+        return self.arena.bytes[start : start + rows * value.width * 4].view(np.float32).reshape(rows, value.width)
+
+    def cost(self, rows: dict[str, int], position: int) -> tuple[int, int]:
+        """(flops, bytes moved at best) of a step of so many rows of each kind after `position` older positions."""
+        parts = [cost.of(rows[kind], position) for (kind, _), cost in self._costs.items() if rows.get(kind)]
+        return sum(p[0] for p in parts), sum(p[1] for p in parts)

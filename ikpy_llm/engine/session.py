@@ -1,0 +1,319 @@
+"""A session: one model, one sequence. Tokens in, logits out; knows its position and can go back."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ikpy_llm.engine import cores, fusion, kv_cache, memory, ops, planner, rope
+from ikpy_llm.engine.gguf import GGUFFile
+from ikpy_llm.engine.graph import OUTPUTS, TOKENS, Graph, Value
+from ikpy_llm.engine.options import DEFAULT_CTX, Options
+from ikpy_llm.engine.params import Params
+from ikpy_llm.engine.program import Program
+from ikpy_llm.engine.records import At, Record
+from ikpy_llm.engine.weights import Weights
+from ikpy_llm.engine.workers import KERNELS as WORKER_KERNELS
+from ikpy_llm.engine.workers import Workers
+from ikpy_llm.errors import IkpyError, ModelFileError, shown
+from ikpy_llm.kernels import jit
+
+log = logging.getLogger("ikpy.session")
+ALL_LOGITS = 64 << 20  # bytes of logits one step may produce; longer requests for all rows take several steps
+N_TOKENS, POSITION, N_OUTPUTS, BAD = range(4)  # words of a state block
+
+
+@dataclass
+class Timing:
+    """What has been computed since the last reset: tokens, seconds, bytes moved from memory at best, flops."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+    flops: int = 0
+
+    def add(self, tokens: int, seconds: float, flops: int, n_bytes: int) -> None:
+        self.tokens += tokens
+        self.seconds += seconds
+        self.flops += flops
+        self.bytes += n_bytes
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A program class: most rows of a step, most rows of logits, and whether the head sees only the last row."""
+
+    n_rows: int
+    n_outputs: int
+    last_row_only: bool
+    hidden: bool = False  # the result is the output norm's, not logits
+
+
+class Session:
+    """One sequence over the model in `file`; `build(graph, params)` is its architecture's definition.
+
+    `progress(done, total, name)` is called while kernels are compiled and weights are woven. Everything wrong with the
+    file or the settings is an IkpyError before the first token. Close it, or use it as a context manager.
+    """
+
+    def __init__(self, file: GGUFFile, build: Callable, options: Options = Options(), progress=None):  # noqa: B008 (frozen)
+        self.file, self.options, self._build = file, options, build
+        self.params = Params(str(file.path), file.meta.get("general.architecture", ""), file.meta)
+        self.n_ctx = self._context()
+        self.n_threads = options.threads or cores.default_threads()
+        graph, _ = self._trace(last_rows=False)
+        graph.check_all_claimed()
+        self.params.check_all_read()
+        self.n_vocab = graph.tensors["token_embd.weight"].shape[0]
+        self.weights = Weights(file, graph.claimed)
+        unknown = options.without() - {*fusion.names(), "all"}
+        if unknown:
+            raise IkpyError(
+                f"no_fusion: no row is called {shown(min(unknown))}; there are: {', '.join(fusion.names())}, all"
+            )
+        self._layers = self._cache_layers(graph)
+        need = self._check_memory(graph)
+        self.packed = self.weights.fits(need) if options.repack is None else options.repack
+        if options.repack is None and not self.packed:
+            log.warning("not enough memory to weave the weights: they are read from the file, which is slower")
+        n_rows = self._n_step
+        n_all = max(1, min(n_rows, ALL_LOGITS // (4 * self.n_vocab)))
+        self._shapes = {"gen": Shape(1, 1, False), "prompt": Shape(n_rows, 1, True), "all": Shape(n_all, n_all, False)}
+        self._shapes["hidden"] = Shape(n_rows, n_rows, False, hidden=True)
+        self._programs: dict[str, tuple[Program, Value]] = {}
+        self._pending: dict[str, tuple[list[Record], Value, ops.Lowering]] = {}
+        self.position, self._written = 0, 0  # positions in use; end of those written since the sequence began
+        self.timings = {"prompt": Timing(), "generation": Timing()}
+        self._state = np.zeros((2, 64), np.int64)  # blocks for all rows and for the rows of the head, cache lines apart
+        self._ids = np.zeros(max(n_rows, 1), np.int32)
+        self._lock = threading.Lock()
+        self._open(graph, progress)
+
+    # ---- loading
+    def _context(self) -> int:
+        p, wanted = self.params, self.options.n_ctx
+        n = min(p.n_ctx_train, DEFAULT_CTX) if wanted is None else wanted or p.n_ctx_train
+        if n > p.n_ctx_train:
+            log.warning("context of %d positions: the model was trained for %d", n, p.n_ctx_train)
+        return kv_cache.rounded(n)
+
+    @property
+    def _n_step(self) -> int:
+        """Most rows of a step."""
+        return min(self.options.n_ubatch, self.n_ctx)
+
+    def _cache_layers(self, graph: Graph) -> dict[int, kv_cache.Layer]:
+        return kv_cache.layers(graph.ops, self.n_ctx, self.n_ctx if self.options.swa_full else self._n_step)
+
+    def _check_memory(self, graph: Graph) -> int:
+        """Bytes the context needs; IkpyError if there are not so many."""
+        free, layers = memory.available(), self._layers.values()
+        cache = sum(layer.n_bytes for layer in layers)
+        need = cache + sum(4 * self.n_ctx * angles.n_rot for angles in _all_angles(graph))  # and tables of angles
+        rings = sorted({layer.n_cells for layer in layers if layer.n_cells < self.n_ctx})
+        part = f" ({sum(x.n_cells in rings for x in layers)} of {len(layers)} layers: {rings[0]})" if rings else ""
+        log.debug("KV cache: %d positions%s, %.1f MB", self.n_ctx, part, cache / 1e6)
+        if free is not None and need > free:
+            raise IkpyError(
+                f"{self.file.path}: a context of {self.n_ctx} positions needs {need / 1e6:.0f} MB for the KV cache, "
+                f"{free / 1e6:.0f} MB are free; choose a smaller one (-c)"
+            )
+        return need
+
+    def _trace(self, last_rows: bool, hidden: bool = False) -> tuple[Graph, Value]:
+        graph = Graph(str(self.file.path), self.file.tensors, last_rows, hidden)
+        return graph, self._build(graph, self.params)
+
+    def _tables(self, graph: Graph) -> dict[rope.Angles, np.ndarray]:
+        """Every table of rotations the model uses."""
+        out = {}
+        for angles in _all_angles(graph):
+            freqs = self.weights.vector(angles.freqs) if angles.freqs else None
+            if freqs is not None and not (np.isfinite(freqs).all() and (freqs > 0).all()):
+                raise ModelFileError(
+                    f"{self.file.path}: tensor '{angles.freqs}' has values that are not finite and positive"
+                )
+            out[angles] = rope.table(angles, self.n_ctx, freqs)
+        return out
+
+    def _open(self, graph: Graph, progress) -> None:
+        self._angles = self._tables(graph)
+        self.kv = kv_cache.KVCache(self._layers, self.options.check)
+        for name in ("gen", "prompt"):
+            self._prepare(name)
+        kernels = {r.kernel for records, *_ in self._pending.values() for r in records}
+        packing = self.weights.kernels() if self.packed else []
+        try:
+            jit.load([*WORKER_KERNELS, *packing, *sorted(kernels, key=str)], progress)
+        except jit.JitError as error:
+            raise IkpyError(f"kernels cannot be compiled: {error}") from error
+        self.workers = Workers(self.n_threads, self.options.pin)
+        try:
+            if self.packed:
+                self.weights.pack(self.workers, progress)
+        except BaseException:
+            self.workers.close()
+            raise
+
+    def _prepare(self, name: str) -> None:
+        """Lower a program class to records; which kernels it needs is known then."""
+        shape = self._shapes[name]
+        graph, logits = self._trace(shape.last_row_only, shape.hidden)
+        n_step = self.n_ctx if self.options.swa_full else self._n_step
+        sizes = shape.n_rows, shape.n_outputs, self.n_threads, self.n_ctx
+        low = ops.Lowering(*sizes, self.packed, self.file.tensors, n_step)
+        records = ops.lower(fusion.apply(graph, self.options.without()), low)
+        self._pending[name] = records, logits, low
+
+    def _program(self, name: str) -> tuple[Program, Value]:
+        if name not in self._programs:
+            if name not in self._pending:
+                self._prepare(name)
+            records, logits, low = self._pending.pop(name)
+            overlap = not self.options.without() & {"overlap", "all"}
+            plan = planner.plan(records, low.n_bytes, keep=(logits,), overlap=overlap)
+            kernels = jit.load({r.kernel for r in records})
+            self._programs[name] = Program(plan, kernels, self._address, self.options.check), logits
+        return self._programs[name]
+
+    def program(self, name: str) -> Program:
+        """The program of a class: "gen" (one token), "prompt" or "all" (logits of every row)."""
+        return self._program(name)[0]
+
+    def _address(self, at: At) -> int:
+        """Where something outside a program's arena lies."""
+        match at.kind:
+            case "file":
+                return self.file.tensors[at.key].address
+            case "panel":
+                return self.weights.panel(at.key)
+            case "k":
+                return self.kv.k(at.key)
+            case "v":
+                return self.kv.v(at.key)
+            case "counters":
+                return self.kv.counters
+            case "state":
+                return self._state[0 if at.key == TOKENS else 1].ctypes.data
+            case "ids":
+                return self._ids.ctypes.data
+            case "angles":
+                return self._angles[at.key].ctypes.data
+        raise KeyError(at)
+
+    # ---- running
+    def eval(self, tokens, all_logits: bool = False) -> np.ndarray:
+        """Append tokens; logits float32 (1, n_vocab) of the last, or (n, n_vocab) of each with all_logits.
+
+        IkpyError for no tokens, ids out of range, a full context, and non-finite values in the computation; the
+        position is then unchanged (0 where a sliding window has moved on).
+        """
+        return self._eval(tokens, lambda ids: self._eval_all(ids, "all") if all_logits else self._eval_last(ids))
+
+    def hidden(self, tokens) -> np.ndarray:
+        """Append tokens; float32 (n, n_embd): for each what the output matrix would turn into logits."""
+        return self._eval(tokens, lambda ids: self._eval_all(ids, "hidden"))
+
+    def _eval(self, tokens, run: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        tokens = self._checked(tokens)
+        with self._lock:
+            self.file.check_unchanged()
+            before = self.position
+            try:
+                return run(tokens)
+            except BaseException:
+                self.position = before if self._kept(before) else 0
+                raise
+
+    def _checked(self, tokens) -> np.ndarray:
+        tokens = np.asarray(tokens)
+        if tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind not in "iu":
+            raise IkpyError(f"tokens must be one or more integers, not an array {tokens.shape} of {tokens.dtype}")
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= self.n_vocab:
+            raise IkpyError(f"token id {low if low < 0 else high}: the vocabulary has ids 0 to {self.n_vocab - 1}")
+        if self.position + len(tokens) > self.n_ctx:
+            raise IkpyError(
+                f"the context of {self.n_ctx} positions is full: {self.position} are used, {len(tokens)} more are "
+                f"wanted; choose a larger one (-c)"
+            )
+        return tokens.astype(np.int32)
+
+    def _eval_last(self, tokens: np.ndarray) -> np.ndarray:
+        if len(tokens) == 1:
+            return self._step("gen", tokens, 1)
+        n = self._shapes["prompt"].n_rows
+        for i in range(0, len(tokens), n):
+            part = tokens[i : i + n]
+            logits = self._step("prompt", part, 1 if i + len(part) == len(tokens) else 0)
+        return logits
+
+    def _eval_all(self, tokens: np.ndarray, name: str) -> np.ndarray:
+        parts, n = [], self._shapes[name].n_rows
+        for i in range(0, len(tokens), n):
+            part = tokens[i : i + n]
+            parts.append(self._step(name, part, len(part)))
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def _step(self, name: str, tokens: np.ndarray, n_outputs: int) -> np.ndarray:
+        """Run one program on at most as many tokens as it takes; logits of the last n_outputs rows."""
+        program, logits = self._program(name)
+        n = len(tokens)
+        self._ids[:n] = tokens
+        self._state[0, :4] = n, self.position, n_outputs, 0
+        self._state[1, :4] = n_outputs, self.position + n - n_outputs, n_outputs, 0
+        count = program.count if n_outputs else program.body
+        self._written = max(self._written, self.position + n)
+        start = time.perf_counter()
+        self.workers.run(program.address, count)
+        seconds = time.perf_counter() - start
+        out = program.view(logits, n_outputs).copy()
+        if self._state[:, BAD].any() or not np.isfinite(out).all():
+            raise IkpyError(
+                f"{self.file.path}: non-finite value while computing positions {self.position} to "
+                f"{self.position + n - 1}; the file may be damaged"
+            )
+        rows = {TOKENS: n, OUTPUTS: n_outputs}
+        self.timings["generation" if name == "gen" else "prompt"].add(n, seconds, *program.cost(rows, self.position))
+        self.position += n
+        return out
+
+    def _kept(self, position: int) -> bool:
+        """Whether the cache holds all that a token at `position` sees."""
+        rings = (layer for layer in self._layers.values() if layer.n_cells < self.n_ctx)
+        return all(max(0, position - r.window + 1) >= self._written - r.n_cells for r in rings)
+
+    def rewind(self, position: int = 0) -> None:
+        """Forget everything from `position` on; the next tokens go there.
+
+        IkpyError where layers with a sliding window no longer hold what came before it; 0 is always possible.
+        """
+        if not 0 <= position <= self.position:
+            raise IkpyError(f"cannot go back to position {position}: {self.position} are in use")
+        if position and not self._kept(position):
+            raise IkpyError(
+                f"cannot go back to position {position}: layers with a sliding window have dropped what came before; "
+                "begin at 0, or set IKPY_SWA_FULL=1 to keep it"
+            )
+        self.position = position
+        if not position:
+            self._written = 0
+
+    def close(self) -> None:
+        self.workers.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def _all_angles(graph: Graph) -> list[rope.Angles]:
+    """Every table of rotations the model uses."""
+    return list(dict.fromkeys(op.attrs["angles"] for op in graph.ops if op.name == "rope"))

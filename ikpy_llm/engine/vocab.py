@@ -1,0 +1,211 @@
+"""The vocabulary of a model: text to token ids and back, built from the file's own tokens."""
+
+import codecs
+import re
+from functools import cached_property
+
+from ikpy_llm.engine.gguf_header import StringArray
+from ikpy_llm.engine.vocab_bpe import BpeEncoder, bpe_bytes, pre_type
+from ikpy_llm.engine.vocab_spm import SpmEncoder, spm_bytes
+from ikpy_llm.errors import IkpyError, ModelFileError, shown
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # tokenizer.ggml.token_type
+
+# Texts that end a turn or a text whatever the file says about them; the first group also serves as end of turn.
+_EOT_TEXTS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<EOT>", "_<EOT>")
+_EOT_TEXTS += ("<\uff5cend\u2581of\u2581sentence\uff5c>",)
+_EOG_TEXTS = (*_EOT_TEXTS, "<|eom_id|>", "<|end_of_text|>", "<|return|>", "<|call|>", "<|calls|>", "</s>")
+_EOG_TEXTS += ("<|fim_pad|>", "<|repo_name|>", "<|file_sep|>")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_WHITESPACE = " \t\n\r\v\f"
+
+
+class Vocab:
+    """Tokens of one model.
+
+    `n_tokens`; `bos`, `eos`, `eot` ids or None; `add_bos`, `add_eos`: does encode(add_special=True) put them around the
+    text; `eog`: ids that end a generation; `pieces`: texts as in the file; `kind`: tokenizer.ggml.model.
+    """
+
+    def __init__(self, meta: dict, path):
+        self.path, self._meta = path, meta
+        self.kind = self._get("model", str, "none")
+        self.pieces = self._get("tokens", list, StringArray([], ""))
+        if not isinstance(self.pieces, StringArray):
+            raise self._bad("tokens", "a list of strings")
+        self.n_tokens = len(self.pieces)
+        self.types = self._per_token("token_type", int, NORMAL)
+        self._ids = dict(zip(self.pieces.raw, range(self.n_tokens), strict=True))
+        spm, bpe = self.kind == "llama", self.kind == "gpt2"
+        self._pre = pre_type(self._get("pre", str, None), path) if bpe else None
+        self.add_bos = self._get("add_bos_token", bool, self._pre.add_bos if bpe else spm)
+        self.add_eos = self._get("add_eos_token", bool, False)
+        self._space_prefix = self._get("add_space_prefix", bool, True) if spm else False
+        self.bos = self._id("bos_token_id", 1 if spm else None)
+        self.eos = self._id("eos_token_id", 2 if spm else None)
+        self.unknown = self._id("unknown_token_id", 0 if spm else None)
+        self.eot = self._id("eot_token_id", None)
+        if self.eot is None:
+            self.eot = next((self._ids[text.encode()] for text in _EOT_TEXTS if text.encode() in self._ids), None)
+        self.eog = {self._ids[text.encode()] for text in _EOG_TEXTS if text.encode() in self._ids}
+        for i in self.eog:
+            self.types[i] = CONTROL  # some converters forget
+        self.eog |= {i for i in (self.eos, self.eot, self._id("eom_token_id", None)) if i is not None}
+
+    # --- checked metadata ------------------------------------------------------------------------------------------
+
+    def _bad(self, name: str, accepted: str) -> ModelFileError:
+        value = self._meta.get(f"tokenizer.ggml.{name}")
+        return ModelFileError(f"{self.path}: key 'tokenizer.ggml.{name}' is {shown(value)}; {accepted} is accepted")
+
+    def _get(self, name: str, kind: type, default):
+        value = self._meta.get(f"tokenizer.ggml.{name}", default)
+        if value is not default and not isinstance(value, (list, StringArray) if kind is list else kind):
+            raise self._bad(name, kind.__name__)
+        return value
+
+    def _id(self, name: str, default: int | None) -> int | None:
+        if default is not None and default >= self.n_tokens:
+            default = None
+        value = self._get(name, int, default)
+        if value is not None and (isinstance(value, bool) or not 0 <= value < self.n_tokens):
+            raise self._bad(name, f"a token id, 0 to {self.n_tokens - 1},")
+        return value
+
+    def _per_token(self, name: str, kind: type, default) -> list:
+        values = self._get(name, list, None)
+        if values is None:
+            return [default] * self.n_tokens
+        if len(values) != self.n_tokens:
+            key = f"tokenizer.ggml.{name}"
+            raise ModelFileError(f"{self.path}: key '{key}' has {len(values)} elements for {self.n_tokens} tokens")
+        if values and (isinstance(values, StringArray) or type(values[0]) is not kind):
+            raise self._bad(name, f"a list of {kind.__name__}")
+        return list(values)
+
+    # --- text to ids -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _encoder(self):
+        if self.kind == "gpt2" and self.n_tokens:
+            merges = self._get("merges", list, None)
+            if not isinstance(merges, StringArray):
+                raise self._bad("merges", "a list of strings")
+            return BpeEncoder(self._pre, self._ids, merges.raw, f"{self.path}: key 'tokenizer.ggml.merges'")
+        if self.kind == "llama" and self.n_tokens:
+            if "tokenizer.ggml.scores" not in self._meta:
+                raise self._bad("scores", "a list of float")
+            scores = self._per_token("scores", float, 0.0)
+            return SpmEncoder(self.pieces.raw, scores, self._ids, self.unknown)
+        raise IkpyError(
+            f"{self.path}: text cannot be turned into tokens: key 'tokenizer.ggml.model' is {shown(self.kind)}; "
+            "'gpt2' and 'llama' are accepted"
+        )
+
+    @cached_property
+    def _special(self) -> list[tuple[str, int, bool, bool]]:
+        """(text, id, only when special tokens are parsed, takes the spaces after it), longest text first."""
+        kinds = (UNKNOWN, CONTROL, USER_DEFINED)
+        found = [i for i, kind in enumerate(self.types) if kind in kinds and self.pieces.raw[i]]
+        name = str(self._meta.get("general.name", "")).lower() + str(self._meta.get("general.architecture", "")).lower()
+        phi3 = "phi-3" in name or "phi3" in name  # its special tokens swallow spaces, these three do not
+        texts = [(self.pieces.raw[i].decode("utf-8", "replace"), i) for i in found]
+        rows = [
+            (text, i, self.types[i] != USER_DEFINED, phi3 and text not in ("<unk>", "<s>", "<|endoftext|>"))
+            for text, i in texts
+        ]
+        return sorted(rows, key=lambda row: -len(row[0].encode()))
+
+    def _parts(self, text: str, parse_special: bool) -> list[str | int]:
+        """`text` cut at its special tokens: pieces of text, and ids. A longer token wins wherever it stands."""
+        parts = [text] if text else []
+        for token, i, is_control, right_strip in self._special:
+            if (is_control and not parse_special) or token not in text:
+                continue
+            cut = []
+            for part in parts:
+                pieces = part.split(token) if isinstance(part, str) else [part]
+                for k, piece in enumerate(pieces):
+                    if k:
+                        cut.append(i)
+                        piece = piece.lstrip(_WHITESPACE) if right_strip else piece
+                    if piece != "":
+                        cut.append(piece)
+            parts = cut
+        return parts
+
+    def encode(self, text: str, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Ids of `text`; IkpyError for a kind of vocabulary we cannot encode.
+
+        `add_special` adds what the model wants around a text, `parse_special` reads `<|...|>` as tokens.
+        """
+        encoder = self._encoder
+        out = [self.bos] if add_special and self.add_bos and self.bos is not None else []
+        after_special = True
+        for part in self._parts(_SURROGATES.sub("\ufffd", text), parse_special):
+            if isinstance(part, int):
+                out.append(part)
+            else:
+                out += encoder.encode(" " + part if self._space_prefix and after_special else part)
+            after_special = isinstance(part, int)
+        if add_special and self.add_eos and self.eos is not None:
+            out.append(self.eos)
+        return out
+
+    def starts_special(self, text: str) -> bool:
+        """Does `text` begin with a special token? Then its tokens do not depend on what stands before it."""
+        parts = self._parts(text, True)
+        return bool(parts) and isinstance(parts[0], int)
+
+    # --- ids to text -----------------------------------------------------------------------------------------------
+
+    def token_bytes(self, token: int, skip_special: bool = True) -> bytes:
+        """What a token adds to a text; control tokens add nothing unless `skip_special` is False."""
+        if not 0 <= token < self.n_tokens:
+            raise IkpyError(f"token {token} does not exist; the vocabulary has {self.n_tokens}")
+        kind, piece = self.types[token], self.pieces.raw[token]
+        if kind in (UNKNOWN, CONTROL):
+            return b"" if skip_special else piece
+        if kind == NORMAL:
+            return bpe_bytes(piece) if self.kind == "gpt2" else spm_bytes(piece)
+        if kind == BYTE:
+            return bytes([int(piece[3:5], 16)]) if re.fullmatch(rb"<0x[0-9A-Fa-f]{2}>", piece) else piece
+        return piece if kind == USER_DEFINED else b""
+
+    def decode(self, ids, skip_special: bool = True) -> str:
+        """The text of `ids`; the space that encode() puts before a text is taken away, bad UTF-8 becomes U+FFFD."""
+        ids = list(ids)
+        pieces = [self.token_bytes(token, skip_special) for token in ids]
+        if self._space_prefix and ids:
+            first = 1 if skip_special and ids[0] == self.bos and len(ids) > 1 else 0
+            if self.types[ids[first]] in (NORMAL, USER_DEFINED):
+                pieces[first] = pieces[first].removeprefix(b" ")
+        return b"".join(pieces).decode("utf-8", "replace")
+
+    def decoder(self, skip_special: bool = True) -> "StreamDecoder":
+        """A detokenizer for ids that arrive one by one and continue a text."""
+        return StreamDecoder(self, skip_special)
+
+
+class StreamDecoder:
+    """Turns ids into text as they come; a character whose bytes are spread over tokens appears with its last one."""
+
+    def __init__(self, vocab: Vocab, skip_special: bool):
+        self._vocab, self._skip_special = vocab, skip_special
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, token: int) -> str:
+        """The text that `token` completes, perhaps empty."""
+        return self._utf8.decode(self._vocab.token_bytes(token, self._skip_special))
+
+    def flush(self) -> str:
+        """What is left of an unfinished character, as U+FFFD."""
+        return self._utf8.decode(b"", True)
+
+
+def load_vocab(meta: dict, path) -> Vocab:
+    """The vocabulary in the metadata of the file `path`. ModelFileError where its keys contradict each other.
+
+    A kind of vocabulary that we cannot encode is an IkpyError at the first encode(), not here.
+    """
+    return Vocab(meta, path)

@@ -1,0 +1,115 @@
+"""The model's tensors in memory: matrices woven into panels at load, everything else where the file is mapped."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from ikpy_llm.engine import memory
+from ikpy_llm.engine.gguf import GGUFFile, Tensor
+from ikpy_llm.engine.workers import Workers
+from ikpy_llm.errors import ModelFileError
+from ikpy_llm.kernels import jit, runner
+from ikpy_llm.kernels.derive import layout
+from ikpy_llm.kernels.jit import Kernel
+
+log = logging.getLogger("ikpy.weights")
+BATCH = 32 << 20  # bytes woven between two reports and two releases of file pages
+ALIGN = 128  # bytes: panels start on a cache-line pair
+RESERVE = 256 << 20  # bytes that stay free when we decide to weave
+
+
+class Weights:
+    """`claimed` says how the model uses each tensor: see graph.Graph.claimed.
+
+    Raises ModelFileError for a matrix no kernel can run.
+    """
+
+    def __init__(self, file: GGUFFile, claimed: Mapping[str, str]):
+        self.file = file
+        self.matrices = [file.tensors[n] for n, use in claimed.items() if "matrix" in use]
+        self.offsets: dict[str, int] = {}
+        self.packed_bytes = 0
+        for t in self.matrices:
+            rows, k = matrix_shape(t)
+            _check(file, t, rows, k)
+            self.offsets[t.name] = self.packed_bytes
+            self.packed_bytes += -(-layout.weight_bytes(t.type_name, rows, k) // ALIGN) * ALIGN
+        for t in (file.tensors[n] for n, use in claimed.items() if "rows" in use):
+            _check(file, t, *matrix_shape(t))
+        self._memory: memory.Memory | None = None
+
+    @property
+    def is_packed(self) -> bool:
+        return self._memory is not None
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the matrices as the kernels read them."""
+        return self.packed_bytes if self.is_packed else sum(t.n_bytes for t in self.matrices)
+
+    def kernels(self) -> list[Kernel]:
+        """What `pack` needs compiled."""
+        return [Kernel("derive.pack", type=name) for name in dict.fromkeys(t.type_name for t in self.matrices)]
+
+    def fits(self, besides: int) -> bool:
+        """Whether weaving leaves the system some memory, with `besides` bytes for other things."""
+        free = memory.available()
+        return free is None or self.packed_bytes + besides + RESERVE <= free
+
+    def pack(self, workers: Workers, progress: Callable[[int, int, str], None] | None = None) -> None:
+        """Weave all matrices into panels, in parallel; pages of the file are given back as they are done with.
+
+        progress(bytes done, bytes of all, tensor name).
+        """
+        start, kernels = time.perf_counter(), jit.load(self.kernels())
+        self._memory = memory.Memory(self.packed_bytes)
+        done, total, batch = 0, sum(t.n_bytes for t in self.matrices), []
+        for i, t in enumerate(self.matrices):
+            batch.append(t)
+            if sum(b.n_bytes for b in batch) < BATCH and i + 1 < len(self.matrices):
+                continue
+            self._pack(workers, kernels, batch)
+            done += sum(b.n_bytes for b in batch)
+            batch = []
+            if progress:
+                progress(done, total, t.name)
+        log.debug("wove %.1f MB in %.2f s", total / 1e6, time.perf_counter() - start)
+
+    def _pack(self, workers: Workers, kernels: dict[Kernel, int], batch: list[Tensor]) -> None:
+        words = np.zeros((len(batch), runner.RECORD), np.int64)
+        for row, t in zip(words, batch, strict=True):
+            rows, k = matrix_shape(t)
+            args = (t.address, layout.file_bytes(t.type_name, k), rows, k, self.panel(t.name))
+            row[runner.KERNEL] = kernels[Kernel("derive.pack", type=t.type_name)]
+            row[runner.ARGS : runner.ARGS + len(args)] = args
+        workers.run(words.ctypes.data, len(batch))
+        for t in batch:
+            t.release()  # rows of an embedding that is looked up come back when they are used
+
+    def panel(self, name: str) -> int:
+        """Address of a matrix's panels."""
+        return self._memory.address + self.offsets[name]
+
+    def vector(self, name: str) -> np.ndarray:
+        """An F32 tensor of the file, not copied."""
+        return self.file.tensors[name].data.view(np.float32)
+
+
+def matrix_shape(t: Tensor) -> tuple[int, int]:
+    """(rows, columns) of a tensor; leading sizes of 1 are dropped."""
+    shape = tuple(t.shape)
+    rows = 1
+    for n in shape[:-1]:
+        rows *= n
+    return rows, shape[-1]
+
+
+def _check(file: GGUFFile, t: Tensor, rows: int, k: int) -> None:
+    try:
+        layout.check_matrix(t.type_name, rows, k)
+    except (ValueError, KeyError) as error:
+        raise ModelFileError(f"{file.path}: tensor '{t.name}': {error.args[0]}") from None

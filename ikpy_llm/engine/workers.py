@@ -1,0 +1,159 @@
+"""The worker threads: they sit in machine code (GIL released), spin a bounded time for the next program and then sleep.
+
+Thread 0 is the caller's. The others are Python threads that call `runner.work`; when it returns because nothing came,
+they wait on a condition variable and use no CPU. After a fork the child has no such threads: its first program starts
+new ones.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+import weakref
+from contextlib import suppress
+
+import numpy as np
+
+from ikpy_llm.engine import cores
+from ikpy_llm.errors import IkpyError
+from ikpy_llm.kernels import jit, runner
+
+PATIENCE = 2e-3  # seconds a worker spins for the next program: longer than sampling takes, too short to be noticed
+# Seconds a barrier spins before it offers the core to others: a thread that waits for one whose core another process
+# has taken must not give up its own core's share too. Generation on two threads (Zen 5, SmolLM2 Q4_1) with one core
+# taken by a busy loop keeps, bound to cores: 49 to 52 % at 200 us, 42 to 48 % at 1 and 5 ms, 43 to 46 % at 20 us;
+# not bound: 19 to 34 %, as the system moves both threads to one core.
+SPIN = 200e-6
+KERNELS = (jit.Kernel("runner.run"), jit.Kernel("runner.work"))
+
+
+class _Shared:
+    """What the threads hold; apart from Workers, so that a forgotten Workers can be collected and end them."""
+
+    def __init__(self, n_threads: int, cpus: list[int]):
+        self.n_threads, self.cpus, self.pid = n_threads, cpus, os.getpid()
+        self.caller, self.before = 0, set()  # thread id of the caller while it is bound, and where it may run otherwise
+        self.sync = np.zeros(runner.SYNC, np.int64)
+        self.seen = np.zeros((n_threads, 16), np.int64)  # generations each thread has done, a cache line pair each
+        self.wake = threading.Condition()
+        self.requested = 0  # generations asked for; equals sync[GENERATION] except while one is being started
+        self.closing = False
+
+    def serve(self, work, words, ith: int) -> None:
+        """Body of thread `ith`."""
+        if self.cpus:
+            os.sched_setaffinity(0, {self.cpus[ith % len(self.cpus)]})  # 0: this thread only
+        while True:
+            work(ctypes.addressof(words), ith, self.n_threads)
+            with self.wake:
+                while not self.closing and self.seen[ith, 0] >= self.requested:
+                    self.release_caller()
+                    self.wake.wait()
+                if self.closing:
+                    return
+
+    def bind_caller(self) -> None:
+        """Bind the calling thread to the first core until the workers park; hold `wake`.
+
+        Between two tokens it must not move to the core of a worker that spins; for good it must not stay bound, as
+        processes it starts would inherit that.
+        """
+        caller = threading.get_native_id()
+        if self.cpus and caller != self.caller:
+            self.release_caller()
+            self.caller, self.before = caller, os.sched_getaffinity(0)
+            os.sched_setaffinity(0, {self.cpus[0]})
+
+    def release_caller(self) -> None:
+        """Let the caller run where it could before; hold `wake`."""
+        if self.caller:
+            with suppress(OSError):  # the thread may have ended
+                os.sched_setaffinity(self.caller, self.before)
+            self.caller = 0
+
+    def close(self) -> None:
+        if os.getpid() != self.pid:  # a forked child: the threads are not here, and one of them may have held the lock
+            return
+        with self.wake:
+            self.closing = True
+            self.release_caller()
+            self.wake.notify_all()
+
+
+class Workers:
+    """A pool of `n_threads` (the caller counts as one). `run` runs a program; `close` ends the threads."""
+
+    def __init__(self, n_threads: int = 0, pin: bool | None = None):
+        """pin: bind each thread to a core while it computes; None = if there are as many threads as cores.
+
+        With fewer threads the system finds idle cores better, and two pools would meet on the first ones.
+        """
+        self.n_threads = n_threads or cores.default_threads()
+        addresses = jit.load(KERNELS)
+        self._run, self._work = (jit.function(addresses[k]) for k in KERNELS)
+        self._pin, self._lock, self._threads = pin, threading.Lock(), []
+        self._words = (ctypes.c_int64 * 4)()
+        self._shared = self._finalizer = None
+        self._start()
+
+    def _start(self) -> None:
+        cpus, n = cores.allowed(), self.n_threads
+        pin = hasattr(os, "sched_setaffinity") and n > 1 and (n == len(cpus) if self._pin is None else self._pin)
+        s = self._shared = _Shared(n, cpus if pin else [])
+        per_second = _pauses_per_second(self._work, s) if n > 1 else 0
+        spin = int(SPIN * per_second) if n <= jit.available_cores() else 0  # who waits may have the core of who works
+        self._words[:] = (0, 0, spin, s.sync.ctypes.data)
+        self._threads = []
+        for ith in range(1, self.n_threads):
+            words = jit.pack_words((s.sync.ctypes.data, s.seen[ith].ctypes.data, int(PATIENCE * per_second), spin))
+            t = threading.Thread(target=s.serve, args=(self._work, words, ith), name=f"ikpy-{ith}", daemon=True)
+            t.start()
+            self._threads.append(t)
+        self._finalizer = weakref.finalize(self, s.close)
+
+    def run(self, program: int, count: int) -> None:
+        """Run `count` records at address `program` on all threads; returns when every thread has finished."""
+        with self._lock:
+            if self._shared.closing:
+                raise IkpyError("this model has been closed")
+            if self._shared.pid != os.getpid():
+                self._finalizer.detach()
+                self._start()
+            s = self._shared
+            try:
+                if self.n_threads > 1:
+                    with s.wake:
+                        s.requested += 1
+                        s.bind_caller()
+                        s.wake.notify_all()
+                self._words[0], self._words[1] = program, count
+                self._run(ctypes.addressof(self._words), 0, self.n_threads)
+            finally:  # interrupted before the program was published: nothing was asked for
+                s.requested = int(s.sync[runner.GENERATION])
+
+    def close(self) -> None:
+        """End the threads; the pool cannot be used afterwards."""
+        self._finalizer()
+        if self._shared.pid == os.getpid():
+            for t in self._threads:
+                t.join()
+        self._threads = []
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def _pauses_per_second(work, shared: _Shared) -> float:
+    """How fast this CPU executes the waiting loop; the fastest of three, because others may take the core meanwhile."""
+    n, best = 200, 1.0
+    words = jit.pack_words((shared.sync.ctypes.data, shared.seen[0].ctypes.data, n, 0))
+    for _ in range(3):
+        start = time.perf_counter()
+        work(ctypes.addressof(words), 0, 1)
+        best = min(best, time.perf_counter() - start)
+    return n / best

@@ -1,0 +1,21 @@
+"""The errors a user sees: one line each, printed to stderr by the commands, which then exit with code 1."""
+
+SHOWN = 80  # characters of a string from a file that an error message repeats
+
+
+class IkpyError(Exception):
+    """Something the user can act on; the message is one line."""
+
+
+class ModelFileError(IkpyError):
+    """A model file is damaged, hostile or of a kind we do not read."""
+
+
+def shown(value, limit: int | None = SHOWN) -> str:
+    """`value` for an error message: escaped to printable ASCII in quotes, cut to `limit` characters."""
+    if isinstance(value, bytes):
+        value = value[: 4 * SHOWN].decode("utf-8", "replace")
+    if not isinstance(value, str):
+        return repr(value)[:limit]
+    text = ascii(value if limit is None else value[: limit + 1])[1:-1]
+    return f"'{text}'" if limit is None or len(text) <= limit else f"'{text[:limit]}...'"

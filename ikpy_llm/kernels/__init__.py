@@ -1,0 +1,1 @@
+"""Everything that becomes machine code: SIMD layer, JIT and object cache, quant types and their kernels."""

@@ -1,0 +1,113 @@
+"""NumPy in, NumPy out: dequantize, multiply and list quantization types, through the same kernels the engine runs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import jit
+from ..quants import get, names, table
+from . import bench, layout
+
+
+def _checked(data, type_name: str, shape: tuple[int, int]) -> tuple[np.ndarray, str, int, int]:
+    try:
+        name = table.by_name(type_name).name
+        get(name)
+    except KeyError:
+        raise ValueError(f"tensor type {type_name!r}: there are {', '.join(names())}") from None
+    rows, k = (int(v) for v in shape)
+    layout.check_matrix(name, rows, k)
+    raw = (
+        np.ascontiguousarray(
+            np.frombuffer(data, np.uint8) if isinstance(data, (bytes, bytearray, memoryview)) else data
+        )
+        .view(np.uint8)
+        .reshape(-1)
+    )
+    want = rows * layout.file_bytes(name, k)
+    if raw.size != want:
+        raise ValueError(f"{name}: {rows} x {k} takes {want} bytes, data has {raw.size}")
+    return raw, name, rows, k
+
+
+def dequantize(data, type_name: str, shape: tuple[int, int]) -> np.ndarray:
+    """Values of a quantized matrix.
+
+    data: bytes or array holding `rows` rows in the layout of GGUF files; shape: (rows, columns). Returns float32
+    (rows, columns).
+    Raises ValueError for an unknown type, a column count that is no multiple of the type's block, or a wrong
+    number of bytes.
+    """
+    raw, name, rows, k = _checked(data, type_name, shape)
+    out = np.empty((rows, k), np.float32)
+    jit.call(jit.Kernel("derive.dequant", type=name), raw, layout.file_bytes(name, k), out, rows, k)
+    return out
+
+
+def matmul(data, type_name: str, shape: tuple[int, int], x) -> np.ndarray:
+    """x @ W.T with W quantized: float32 (n, columns) -> float32 (n, rows).
+
+    data, type_name, shape: as for dequantize. x is quantized to 8 bits (one scale per 256 columns, a power of two
+    per 32), except for F32, F16 and BF16.
+    Raises ValueError as dequantize does, and for an x of another shape or with values that are not finite.
+    """
+    raw, name, rows, k = _checked(data, type_name, shape)
+    with np.errstate(over="ignore"):  # too large for float32: refused below
+        x = np.ascontiguousarray(x, np.float32)
+    if x.ndim != 2 or x.shape[1] != k:
+        raise ValueError(f"x has shape {x.shape}, the matrix takes (n, {k})")
+    if not np.isfinite(x).all():
+        raise ValueError("x holds values that are not finite")
+    n = len(x)
+    y = np.zeros((n, rows), np.float32)
+    if n == 0:
+        return y
+    panels = bench.allocate(layout.weight_bytes(name, rows, k))
+    jit.call(jit.Kernel("derive.pack", type=name), raw, layout.file_bytes(name, k), rows, k, panels)
+    few = n <= 8
+    acts, buffer = bench.acts(x, n if few else layout.gemm_tile(), [name])
+    flavour = layout.flavour(name)
+    start = acts.start(flavour) if flavour else 0
+    if few:
+        jit.call(jit.Kernel("derive.gemv", type=name, n=n), panels, buffer, acts.stride, start, y, rows, rows, k, 0, 0)
+    else:
+        scratch = bench.allocate(layout.gemm_scratch_bytes(n))
+        state = np.array([n, 0, 0, 0], np.int64)
+        jit.call(
+            jit.Kernel("derive.gemm", type=name),
+            panels,
+            0,
+            buffer,
+            acts.stride,
+            start,
+            y,
+            rows,
+            rows,
+            k,
+            0,
+            0,
+            scratch,
+            scratch.size,
+            state,
+        )
+    return y
+
+
+def quant_types() -> list[dict]:
+    """One row per type that has kernels: name, id (ggml's number), block (columns), bytes (per block), bpw (bits
+    per weight in the file), panel_bpw (woven)."""
+    rows = []
+    for name in names():
+        info = table.by_name(name)
+        panel = layout.panel_bytes(name, 2048) * 8 / (2048 * layout.width())
+        rows.append(
+            {
+                "name": info.name,
+                "id": info.id,
+                "block": info.block,
+                "bytes": info.bytes,
+                "bpw": info.bytes * 8 / info.block,
+                "panel_bpw": panel,
+            }
+        )
+    return rows

@@ -1,0 +1,105 @@
+"""Timing of single kernels on generated data: what benchmarks/kernels.py and the roofline use. Imports no Numba."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import statistics
+import threading
+import time
+
+import numpy as np
+
+from .. import jit
+from ..quants import get
+from .layout import ActsLayout, flavour, gemm_scratch_bytes, gemm_tile, weight_bytes
+
+
+def allocate(n_bytes: int) -> np.ndarray:
+    """Zeroed uint8 array, aligned to 2 MiB, in huge pages where the system has them."""
+    huge = 2 << 20
+    area = mmap.mmap(-1, n_bytes + huge)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        area.madvise(mmap.MADV_HUGEPAGE)
+    flat = np.frombuffer(area, np.uint8)
+    skip = -flat.ctypes.data % huge
+    return flat[skip : skip + n_bytes]
+
+
+def _times(spec: jit.Kernel, words: list, threads: int, seconds: float) -> list[float]:
+    fn = jit.function(jit.load([spec])[spec])
+    args = jit.pack_words(words)
+    address, times, go_on = ctypes.addressof(args), [], True
+    barrier = threading.Barrier(threads)
+
+    def work(ith: int):
+        nonlocal go_on
+        end = time.perf_counter() + seconds
+        while True:
+            barrier.wait()
+            if not go_on:
+                return
+            start = time.perf_counter()
+            fn(address, ith, threads)
+            barrier.wait()
+            if ith == 0:
+                times.append(time.perf_counter() - start)
+                go_on = time.perf_counter() < end or len(times) < 4
+
+    others = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(1, threads)]
+    for t in others:
+        t.start()
+    work(0)
+    for t in others:
+        t.join()
+    return times[1:]
+
+
+def median_time(spec: jit.Kernel, words: list, threads: int, seconds: float = 0.3) -> float:
+    """Median run of a kernel on `threads` threads, in seconds; the first run is warm-up."""
+    return statistics.median(_times(spec, words, threads, seconds))
+
+
+def acts(x: np.ndarray, t: int, types: list[str]) -> tuple[ActsLayout, np.ndarray]:
+    """f32 rows as the quantized activations that the given weight types read."""
+    flavours = tuple(dict.fromkeys(f for f in map(flavour, types) if f))
+    layout = ActsLayout(t, flavours, is_float=not flavours)
+    n, k = x.shape
+    out = allocate(layout.n_bytes(n, k))
+    state = np.array([n, 0, 0, 0], np.int64)
+    words = [zero * 256 + sub for zero, sub in layout.stored] + [0, 0, 0]
+    jit.call(
+        jit.Kernel("derive.quantize", source="plain", t=t, is_float=layout.is_float),
+        np.ascontiguousarray(x, np.float32),
+        0,
+        out,
+        k,
+        layout.stride,
+        *words[:3],
+        0.0,
+        state,
+    )
+    return layout, out
+
+
+def run(kernel: str, type: str, n: int, rows: int, k: int, threads: int, seconds: float = 0.5) -> dict[str, float]:
+    """Time derive.gemv (n <= 8) or derive.gemm on a rows x k matrix of generated panels. {"seconds": median,
+    "bytes": weight bytes, "macs": n * rows * k}."""
+    size = weight_bytes(type, rows, k)
+    weights = allocate(size)
+    weights[:] = 17 if not get(type).is_float else 0
+    rng = np.random.default_rng(0)
+    layout, a = acts(rng.standard_normal((n, k)).astype(np.float32), n if kernel == "gemv" else gemm_tile(), [type])
+    f = flavour(type)
+    start, y = layout.start(f) if f else 0, np.zeros((n, rows), np.float32)
+    if kernel == "gemv":
+        spec, words = (
+            jit.Kernel("derive.gemv", type=type, n=n),
+            [weights, a, layout.stride, start, y, rows, rows, k, 0, 0],
+        )
+    else:
+        scratch = allocate(threads * gemm_scratch_bytes(n))
+        state = np.array([n, 0, 0, 0], np.int64)
+        spec = jit.Kernel("derive.gemm", type=type)
+        words = [weights, 0, a, layout.stride, start, y, rows, rows, k, 0, 0, scratch, gemm_scratch_bytes(n), state]
+    return {"seconds": median_time(spec, words, threads, seconds), "bytes": size, "macs": n * rows * k}

@@ -1,0 +1,428 @@
+"""Product of a matrix with many activation columns: prompts. Bound by the dot-product unit.
+
+For a group of panels and a slice of 256 columns the weights are decoded once into a small buffer (u8 codes, f32
+scales) that stays in the first-level
+cache and is used for all tiles of activation columns; totals wait in scratch memory between slices. So all types
+reach the same inner loop:
+per 32 columns and activation column 8 dot products, one subtraction (conversion and activation scale at once, see
+layout.py) and one fma.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from ..quants import get
+from ..simd import ops
+from ..simd.core import Vec
+from ..simd.ops import (
+    F32,
+    I32V,
+    LANES,
+    U8,
+    bits,
+    cast,
+    fma,
+    inline,
+    load_i64,
+    prefetch,
+    stack,
+    store,
+    tile_load,
+    tile_splat,
+    tile_store,
+    tile_zeros,
+)
+from .gemv import prefetch_columns, prefetch_lines
+from .layout import MIN_UNIT, SLICE, ActsLayout, PanelLayout, gemm_panels, gemm_tile
+from .output import column_writer
+from .panels import decode_block, min_reader, rows_to_tile, scale_reader
+from .rows import row_functions
+from .tileops import dot2_panels, dot_panels, fma_panels, fma_splat_panels, over_panels, panel_of
+
+VECTOR = 4 * LANES  # bytes
+NP, T = gemm_panels(), gemm_tile()
+# decoded slice of a panel: codes u8[64][W][4], scales f32[256/sub][W], minimums, f32[W]: -dmin / MIN_UNIT
+N_CODES, N_SCALES, N_MINS = 64 * VECTOR, 16 * VECTOR, 8 * VECTOR
+N_DECODED = N_CODES + N_SCALES + N_MINS + VECTOR
+
+
+def gemm(type: str, rows_layout: bool = False):
+    """words: w (panels, or file rows with rows_layout), row_stride bytes (rows_layout), acts, stride, start,
+    y f32 [n][y_stride], y_stride (elements), rows, k, bias or 0, residual (like y) or 0, scratch,
+    scratch_bytes (per thread), state (word 0 = n).
+
+    acts are tiles of layout.gemm_tile() columns. Every thread takes a run of panels, gemm_panels() at a time.
+    scratch_bytes >= layout.gemm_scratch_bytes(n).
+    """
+    q = get(type)
+    decode, tile_step = _float_steps(q, rows_layout) if q.is_float else _quant_steps(q, rows_layout)
+    n_decoded = q.n_bytes * SLICE * LANES if q.is_float else N_DECODED
+    buffer = stack(NP * n_decoded)
+    write = group_writer()
+    ahead, fetch_y = weights_ahead(q, rows_layout), prefetch_columns(T, NP)
+    lanes, group_bytes, n_vectors, is_float = LANES, NP * T * VECTOR, NP * T, q.is_float
+
+    def gemm(
+        w,
+        row_stride,
+        acts,
+        stride,
+        start,
+        y,
+        y_stride,
+        rows,
+        k,
+        bias_at,
+        residual_at,
+        scratch,
+        scratch_bytes,
+        state,
+        ith,
+        nth,
+    ):
+        n = load_i64(state)
+        n_tiles = (n + T - 1) // T
+        n_panels = (rows + lanes - 1) // lanes
+        n_groups = (n_panels + NP - 1) // NP
+        totals = scratch + ith * scratch_bytes
+        weights = buffer()
+        for group in range(n_groups * ith // nth, n_groups * (ith + 1) // nth):
+            row = group * NP * lanes
+            for k0 in range(0, k, SLICE):
+                blocks = min(SLICE, k - k0) if is_float else min(8, (k - k0) // 32)
+                for p in range(NP):
+                    panel = min(group * NP + p, n_panels - 1)
+                    decode(w, row_stride, panel, rows, k, k0, blocks, weights + p * n_decoded)
+                rec = acts + k0 // SLICE * n_tiles * stride
+                at = totals
+                ends = k0 + SLICE >= k
+                for tile in range(n_tiles):
+                    ahead(w, group * NP, k, k0, tile, n_tiles)
+                    if ends:
+                        fetch_y(y + 4 * (tile * T * y_stride + row), 4 * y_stride)
+                    total = tile_zeros(F32, n_vectors)
+                    if k0 > 0:
+                        total = tile_load(F32, n_vectors, at, VECTOR)
+                    total = tile_step(total, weights, blocks, rec, start, rec + stride)
+                    if ends:
+                        write(total, y, y_stride, tile * T, row, rows, n, bias_at, residual_at, at)
+                    else:
+                        tile_store(at, VECTOR, total)
+                    at += group_bytes
+                    rec += stride
+
+    return gemm
+
+
+def weights_ahead(q, rows_layout: bool):
+    """Function (w, first panel, k, k0, tile, n_tiles): ask for this tile's share of the next slice of NP panels, so
+    that decoding finds it in cache."""
+    if rows_layout or q.is_float:
+
+        @inline
+        def nothing(w, panel, k, k0, tile, n_tiles):
+            pass
+
+        return nothing
+    layout = PanelLayout(q, LANES)
+    block_bytes, fixed = layout.block_bytes, layout.fixed_bytes
+
+    @inline
+    def ahead(w, panel, k, k0, tile, n_tiles):
+        n = k // 32
+        panel_bytes = n * block_bytes + (n + 7) // 8 * fixed
+        size = 8 * block_bytes + fixed
+        p = w + panel * panel_bytes + (k0 // SLICE + 1) * size
+        if k0 + SLICE >= k:
+            p = w + (panel + NP) * panel_bytes
+        for offset in range(size * tile // n_tiles // 64 * 64, size * (tile + 1) // n_tiles, 64):
+            for i in range(NP):
+                prefetch(p + i * panel_bytes + offset)
+
+    return ahead
+
+
+def group_writer():
+    """Function: the panels of a tile, each with tile_writer, as far as there are rows."""
+    one = tile_writer()
+
+    @inline
+    def none(total, y, y_stride, first, row, rows, n, bias_at, residual_at, temp):
+        pass
+
+    def then(before, panel):
+        pick, ahead = panel_of(NP, T, panel), panel * LANES
+
+        @inline
+        def write(total, y, y_stride, first, row, rows, n, bias_at, residual_at, temp):
+            before(total, y, y_stride, first, row, rows, n, bias_at, residual_at, temp)
+            if row + ahead < rows:
+                one(pick(total), y, y_stride, first, row + ahead, rows, n, bias_at, residual_at, temp)
+
+        return write
+
+    return functools.reduce(then, range(NP), none)
+
+
+def tile_writer():
+    """Function: columns first .. first+T of one panel to y; a last tile that is not full goes column by column."""
+    whole, one = column_writer(T), column_writer(1)
+
+    @inline
+    def write(total, y, y_stride, first, row, rows, n, bias_at, residual_at, temp):
+        shift = 4 * first * y_stride
+        if n - first >= T:
+            whole(total, y + shift, y_stride, row, rows, bias_at, residual_at + shift if residual_at != 0 else 0)
+        else:
+            tile_store(temp, VECTOR, total)
+            for c in range(n - first):
+                shift = 4 * (first + c) * y_stride
+                column = tile_load(F32, 1, temp + c * VECTOR, 0)
+                one(column, y + shift, y_stride, row, rows, bias_at, residual_at + shift if residual_at != 0 else 0)
+
+    return write
+
+
+def _quant_steps(q, rows_layout: bool):
+    return (_decode_rows(q) if rows_layout else _decode_panel(q)), _quant_tile(q)
+
+
+def _decode_panel(q):
+    """Function (w, _, panel, rows, k, k0, blocks, dst): one slice of a woven panel to codes, scales and minimums."""
+    layout = PanelLayout(q, LANES)
+    block, (d_of, scale), mins = decode_block(q), scale_reader(q), min_reader(q)
+    block_bytes, fixed, subs = layout.block_bytes, layout.fixed_bytes, layout.subs
+    int_mins, float_mins = q.int_mins, q.mins == "f16"
+    pairs, unit = mins if int_mins else (None, None)
+
+    @inline
+    def put_mins(p, blocks, dst):
+        if int_mins:
+            for jj in range(blocks * subs // 2):
+                store(dst + jj * VECTOR, pairs(p, blocks, jj))
+            store(dst + N_MINS, unit(p, blocks))
+        if float_mins:
+            for j in range(blocks):
+                store(dst + j * VECTOR, mins(p, blocks, j))
+
+    @inline
+    def decode(w, row_stride, panel, rows, k, k0, blocks, dst):
+        n = k // 32
+        p = w + panel * (n * block_bytes + (n + 7) // 8 * fixed) + k0 // 32 * block_bytes + k0 // SLICE * fixed
+        d = d_of(p, blocks)
+        for b in range(blocks):
+            tile_store(dst + b * (8 * VECTOR), VECTOR, block(p, blocks, b))
+            for s in range(subs):
+                store(dst + N_CODES + (b * subs + s) * VECTOR, scale(p, blocks, b * subs + s, d))
+        put_mins(p, blocks, dst + N_CODES + N_SCALES)
+
+    return decode
+
+
+def _decode_rows(q):
+    """The same from rows in the layout of the file (weights that were not woven)."""
+    rows_of, to_tile = row_functions(q), rows_to_tile(q)
+    scale, floor, floor_int, dmin = rows_of.scale, rows_of.floor, rows_of.floor_int, rows_of.dmin
+    per_block, block_bytes, subs, lanes = max(q.block // 32, 1), q.n_bytes, 32 // q.sub, LANES
+    lookup_levels = q.levels is not None
+    value = level_vectors(q)
+    put_min = _row_min_store(q, floor, floor_int)
+    put_unit = _row_unit_store(dmin, q.unit)
+
+    @inline
+    def decode(w, row_stride, panel, rows, k, k0, blocks, dst):
+        first = w + panel * lanes * row_stride
+        valid = min(lanes, rows - panel * lanes)
+        for b in range(blocks):
+            index = k0 // 32 + b
+            at, j0 = first + index // per_block * block_bytes, index % per_block * subs
+            to_tile(at, row_stride, valid, j0, dst + b * (8 * VECTOR))
+            if lookup_levels:
+                value(dst + b * (8 * VECTOR))
+            for r in range(valid):
+                for s in range(subs):
+                    j = b * subs + s
+                    ops.store_f32(dst + N_CODES + j * VECTOR + 4 * r, scale(at + r * row_stride, j0 + s))
+                    put_min(dst + N_CODES + N_SCALES, j, r, at + r * row_stride, j0 + s)
+        for r in range(valid):
+            put_unit(
+                dst + N_CODES + N_SCALES + N_MINS + 4 * r, first + k0 // 32 // per_block * block_bytes + r * row_stride
+            )
+
+    return decode
+
+
+def level_vectors(q):
+    """Function (tile address): look the 8 code vectors up in the type's table, in place."""
+    from .rows import value_function
+
+    value = value_function(q) if q.levels is not None else None
+    if value is None:
+
+        @inline
+        def nothing(tile):
+            pass
+
+        return nothing
+
+    @inline
+    def look_up(tile):
+        for v in range(8):
+            store(tile + v * VECTOR, value(ops.load(U8, tile + v * VECTOR)))
+
+    return look_up
+
+
+def _row_min_store(q, floor, floor_int):
+    if q.mins is None:
+
+        @inline
+        def put(dst, j, r, block, jj):
+            pass
+    elif q.mins == "f16":
+
+        @inline
+        def put(dst, j, r, block, jj):
+            ops.store_f32(dst + j * VECTOR + 4 * r, -floor(block, jj))
+    else:
+
+        @inline
+        def put(dst, j, r, block, jj):
+            ops.store_i16(dst + (j >> 1) * VECTOR + 4 * r + 2 * (j & 1), floor_int(block, jj))
+
+    return put
+
+
+def _row_unit_store(dmin, unit: float):
+    factor = np.float32(-unit / MIN_UNIT)
+    if dmin is None:
+
+        @inline
+        def put(at, block):
+            pass
+    else:
+
+        @inline
+        def put(at, block):
+            ops.store_f32(at, dmin(block) * factor)
+
+    return put
+
+
+def _quant_tile(q):
+    """Function (total, decoded slice, blocks, record, start) -> total plus the slice's products for NP panels x T
+    columns."""
+    acts, subs = ActsLayout(T), 32 // q.sub
+    dot, scaled, repeat_f, repeat_i = (
+        dot_panels(NP, T, 8 // subs, q.small),
+        fma_panels(NP, T),
+        over_panels(NP, T, F32),
+        over_panels(NP, T, I32V),
+    )
+    n_vectors, o_magic, o_d, o_sums = NP * T, acts.magic, acts.d, acts.sums
+    o_pairs = acts.sums32 if subs == 1 else acts.sums16
+    int_mins, float_mins, pair_dot = q.int_mins, q.mins == "f16", dot2_panels(NP, T)
+    minus, fetch = fma_splat_panels(NP, T), prefetch_lines(-(-32 * T // 64))
+
+    @inline
+    def sub_block(acc, weights, scales, codes, start, magic):
+        products = dot(repeat_i(tile_splat(I32V, T, start, 4)), weights, N_DECODED, codes)
+        return scaled(bits(F32, products) - repeat_f(tile_splat(F32, T, magic, 4)), scales, N_DECODED, acc)
+
+    @inline
+    def block_of(acc, weights, b, rec, start):
+        codes, scales = rec + b * (32 * T), weights + N_CODES
+        if subs == 1:
+            return sub_block(
+                acc,
+                weights + b * (8 * VECTOR),
+                scales + b * VECTOR,
+                codes,
+                rec + start + b * (4 * T),
+                rec + o_magic + b * (4 * T),
+            )
+        acc = sub_block(
+            acc,
+            weights + b * (8 * VECTOR),
+            scales + b * (2 * VECTOR),
+            codes,
+            rec + start + b * (8 * T),
+            rec + o_magic + b * (4 * T),
+        )
+        return sub_block(
+            acc,
+            weights + b * (8 * VECTOR) + 4 * VECTOR,
+            scales + b * (2 * VECTOR) + VECTOR,
+            codes + 16 * T,
+            rec + start + b * (8 * T) + 4 * T,
+            rec + o_magic + b * (4 * T),
+        )
+
+    @inline
+    def with_mins(acc, weights, b, rec):
+        if float_mins:
+            return minus(rec + o_sums + b * (4 * T), weights + (N_CODES + N_SCALES) + b * VECTOR, N_DECODED, acc)
+        return acc
+
+    @inline
+    def slice_mins(acc, weights, blocks, rec):
+        if int_mins:
+            isum = tile_zeros(I32V, n_vectors)
+            for jj in range(blocks * subs // 2):
+                isum = pair_dot(
+                    isum, weights + (N_CODES + N_SCALES) + jj * VECTOR, N_DECODED, rec + o_pairs + jj * (4 * T)
+                )
+            return scaled(cast(F32, isum), weights + (N_CODES + N_SCALES + N_MINS), N_DECODED, acc)
+        return acc
+
+    @inline
+    def step(total, weights, blocks, rec, start, following):
+        acc = tile_zeros(F32, n_vectors)
+        for b in range(blocks):
+            fetch(following + b * (32 * T))
+            prefetch(following + o_magic + b * 64)
+            acc = with_mins(block_of(acc, weights, b, rec, start), weights, b, rec)
+        acc = slice_mins(acc, weights, blocks, rec)
+        return fma(acc, repeat_f(tile_splat(F32, T, rec + o_d, 4)), total)
+
+    return step
+
+
+def _float_steps(q, rows_layout: bool):
+    """Float types: a slice is copied as it is, [256][W] elements, and widened at use; even and odd columns are summed
+    apart, as in gemv."""
+    lanes, size, step = LANES, q.n_bytes, LANES * q.n_bytes
+    add, n_vectors, n_slice = fma_splat_panels(NP, T, q.elem), NP * T, SLICE * LANES * q.n_bytes
+    get, put = (ops.load_i32, ops.store_i32) if size == 4 else (ops.load_i16, ops.store_i16)
+    column = Vec("u32" if size == 4 else "u16", LANES)
+    if rows_layout:
+
+        @inline
+        def decode(w, row_stride, panel, rows, k, k0, width, dst):
+            for r in range(min(lanes, rows - panel * lanes)):
+                row = w + (panel * lanes + r) * row_stride + k0 * size
+                for c in range(width):
+                    put(dst + c * step + r * size, get(row + c * size))
+    else:
+
+        @inline
+        def decode(w, row_stride, panel, rows, k, k0, width, dst):
+            p = w + (panel * k + k0) * step
+            for c in range(width):
+                store(dst + c * step, ops.load(column, p + c * step))
+
+    @inline
+    def tile(total, weights, width, rec, start, following):
+        even, odd = tile_zeros(F32, n_vectors), tile_zeros(F32, n_vectors)
+        for c in range(0, width - 1, 2):
+            prefetch(following + c * (4 * T))
+            even = add(rec + c * (4 * T), weights + c * step, n_slice, even)
+            odd = add(rec + (c + 1) * (4 * T), weights + (c + 1) * step, n_slice, odd)
+        if width & 1:
+            even = add(rec + (width - 1) * (4 * T), weights + (width - 1) * step, n_slice, even)
+        return total + (even + odd)
+
+    return decode, tile

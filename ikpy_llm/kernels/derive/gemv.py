@@ -1,0 +1,233 @@
+"""Product of a woven matrix with 1 to 8 activation columns: generation. Bound by memory: weights are decoded in
+registers, read once, prefetched.
+
+Per row and slice of 256 columns: tot += d_x * (sum_b s_b * 2^-e_b * isum_b + mins); the same operations in the same
+order as gemm.py, so
+a token gets the same bits alone or inside a prompt.
+"""
+
+from __future__ import annotations
+
+from ..quants import get
+from ..simd import ops
+from ..simd.core import Vec
+from ..simd.ops import (
+    F32,
+    I32V,
+    LANES,
+    bf16_to_f32,
+    bits,
+    cast,
+    fma,
+    inline,
+    load,
+    tile_splat,
+    tile_zeros,
+)
+from .layout import SLICE, ActsLayout, PanelLayout
+from .output import column_writer
+from .panels import decode_block, min_reader, scale_reader
+from .tileops import dot_vectors, tile_splat_pair
+
+# super-blocks (of about 2 KB) to ask for ahead: Zen 5, 2 threads: 4 reach 0.95 of read bandwidth, 1 reaches 0.7
+AHEAD = 4
+
+
+def gemv(type: str, n: int):
+    """words: w (panels), acts, stride, start (offset of the type's start values), y f32 [n][y_stride], y_stride
+    (elements), rows, k, bias or 0, residual (like y) or 0.
+
+    y[c][row] = sum_k w[row][k] x[c][k] (+ bias[row]) (+ residual[c][row]). Panels are split between threads in
+    contiguous runs.
+    """
+    q = get(type)
+    dot = _float_panel(q, n) if q.is_float else _quant_panel(q, n)
+    write = column_writer(n)
+    lanes = LANES
+
+    def gemv(w, acts, stride, start, y, y_stride, rows, k, bias_at, residual_at, ith, nth):
+        n_panels = (rows + lanes - 1) // lanes
+        for panel in range(n_panels * ith // nth, n_panels * (ith + 1) // nth):
+            total = dot(w, panel, k, acts, stride, start)
+            write(total, y, y_stride, panel * lanes, rows, bias_at, residual_at)
+
+    return gemv
+
+
+def block_sums(q, n: int):
+    """Function (acc f32 tile, super-block, blocks, block, d, record, start) -> acc plus the block's products,
+    scaled."""
+    decode, (_, scale), mins = decode_block(q), scale_reader(q), min_reader(q)
+    layout, subs, small = ActsLayout(n), 32 // q.sub, q.small
+    o_magic, o_sums = layout.magic, layout.sums
+    dot = dot_vectors(n, 8 // subs, small)
+
+    @inline
+    def scaled(acc, weights, first, codes, start, magic, s):
+        products = dot(tile_splat(I32V, n, start, 4), weights, first, codes)
+        return fma(bits(F32, products) - magic, s, acc)
+
+    if subs == 1:
+
+        @inline
+        def add(acc, p, blocks, b, d, rec, start):
+            magic = tile_splat(F32, n, rec + o_magic + b * (4 * n), 4)
+            return scaled(
+                acc,
+                decode(p, blocks, b),
+                0,
+                rec + b * (32 * n),
+                rec + start + b * (4 * n),
+                magic,
+                scale(p, blocks, b, d),
+            )
+    else:
+
+        @inline
+        def add(acc, p, blocks, b, d, rec, start):
+            weights = decode(p, blocks, b)
+            magic = tile_splat(F32, n, rec + o_magic + b * (4 * n), 4)
+            acc = scaled(
+                acc, weights, 0, rec + b * (32 * n), rec + start + b * (8 * n), magic, scale(p, blocks, 2 * b, d)
+            )
+            return scaled(
+                acc,
+                weights,
+                4,
+                rec + b * (32 * n) + 16 * n,
+                rec + start + b * (8 * n) + 4 * n,
+                magic,
+                scale(p, blocks, 2 * b + 1, d),
+            )
+
+    if q.mins != "f16":
+        return add
+
+    @inline
+    def add_with_min(acc, p, blocks, b, d, rec, start):
+        return fma(
+            tile_splat(F32, n, rec + o_sums + b * (4 * n), 4), mins(p, blocks, b), add(acc, p, blocks, b, d, rec, start)
+        )
+
+    return add_with_min
+
+
+def slice_mins(q, n: int):
+    """Function (acc, super-block, blocks, record) -> acc plus the integer minimums of the slice: mins x block
+    sums as pairs of 16-bit products."""
+    if not q.int_mins:
+
+        @inline
+        def nothing(acc, p, blocks, rec):
+            return acc
+
+        return nothing
+    pairs, unit = min_reader(q)
+    layout, subs = ActsLayout(n), 32 // q.sub
+    offset = layout.sums32 if subs == 1 else layout.sums16
+
+    @inline
+    def add(acc, p, blocks, rec):
+        isum = tile_zeros(I32V, n)
+        for jj in range(blocks * subs // 2):
+            isum = ops.dot2(isum, pairs(p, blocks, jj), tile_splat_pair(n, rec + offset + jj * (4 * n)))
+        return fma(cast(F32, isum), unit(p, blocks), acc)
+
+    return add
+
+
+def _quant_panel(q, n: int):
+    layout, acts = PanelLayout(q, LANES), ActsLayout(n)
+    add, add_mins, (d_of, _) = block_sums(q, n), slice_mins(q, n), scale_reader(q)
+    block_bytes, fixed, o_d = layout.block_bytes, layout.fixed_bytes, acts.d
+    lines = -(-block_bytes // 64)
+    ahead = AHEAD * (8 * block_bytes + fixed)
+    fetch = prefetch_lines(lines)
+
+    @inline
+    def dot(w, panel, k, rec, stride, start):
+        blocks_in_row = k // 32
+        p = w + panel * (blocks_in_row * block_bytes + (blocks_in_row + 7) // 8 * fixed)
+        total = tile_zeros(F32, n)
+        for b0 in range(0, blocks_in_row, 8):
+            blocks = min(8, blocks_in_row - b0)
+            d = d_of(p, blocks)
+            acc = tile_zeros(F32, n)
+            for b in range(blocks):
+                fetch(p + ahead + b * block_bytes)
+                acc = add(acc, p, blocks, b, d, rec, start)
+            acc = add_mins(acc, p, blocks, rec)
+            total = fma(acc, tile_splat(F32, n, rec + o_d, 4), total)
+            p += blocks * block_bytes + fixed
+            rec += stride
+        return total
+
+    return dot
+
+
+def prefetch_lines(lines: int):
+    """Function (address): ask for `lines` cache lines."""
+    from numba import types
+
+    @ops.op(lambda addr: types.void)
+    def fetch(b, sig, addr):
+        for i in range(lines):
+            ops.emit_prefetch(b, b.add(addr, addr.type(64 * i)))
+
+    return fetch
+
+
+def prefetch_columns(n: int, lines: int):
+    """Function (address, stride): ask for `lines` lines at address + c * stride for n columns, to be written."""
+    from numba import types
+
+    @ops.op(lambda addr, stride: types.void)
+    def fetch(b, sig, addr, stride):
+        for c in range(n):
+            for i in range(lines):
+                ops.emit_prefetch(b, b.add(ops.emit_offset(b, addr, stride, c), addr.type(64 * i)), write=True)
+
+    return fetch
+
+
+def column_reader(q):
+    """Function (address) -> F32: one column of W rows of a float panel."""
+    vec = Vec({"f32": "f32", "f16": "f16", "bf16": "u16"}[q.elem], LANES)
+    if q.elem == "bf16":
+
+        @inline
+        def read(p):
+            return bf16_to_f32(load(vec, p))
+    else:
+
+        @inline
+        def read(p):
+            return cast(F32, load(vec, p))
+
+    return read
+
+
+def _float_panel(q, n: int):
+    read, step = column_reader(q), LANES * q.n_bytes
+    even_odd, fetch = 2 * step, prefetch_lines(max(2 * step // 64, 1))
+
+    @inline
+    def dot(w, panel, k, rec, stride, start):
+        p = w + panel * k * step
+        total = tile_zeros(F32, n)
+        for k0 in range(0, k, SLICE):
+            width = min(SLICE, k - k0)
+            even, odd = tile_zeros(F32, n), tile_zeros(F32, n)
+            for i in range(0, width - 1, 2):
+                fetch(p + AHEAD * 2048)
+                even = fma(tile_splat(F32, n, rec + i * (4 * n), 4), read(p), even)
+                odd = fma(tile_splat(F32, n, rec + (i + 1) * (4 * n), 4), read(p + step), odd)
+                p += even_odd
+            if width & 1:
+                even = fma(tile_splat(F32, n, rec + (width - 1) * (4 * n), 4), read(p), even)
+                p += step
+            total = total + (even + odd)
+            rec += stride
+        return total
+
+    return dot

@@ -1,0 +1,126 @@
+"""Product of one activation column with a matrix that stays in the file's rows (weights not woven into panels), for
+generation.
+
+The same integer sums, scales and order of float operations as gemv.py, row by row: the result has the same bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..quants import get
+from ..simd import ops
+from ..simd.core import Vec
+from ..simd.ops import (
+    dot4,
+    dot4_small,
+    f32_from_bits,
+    fma,
+    inline,
+    load,
+    load_f32,
+    load_i16,
+    load_i32,
+    prefetch,
+    reduce_add,
+    zeros,
+)
+from .gemv import column_reader
+from .layout import MIN_UNIT, SLICE, ActsLayout
+from .rows import row_functions
+
+
+def gemv_rows(type: str):
+    """words: w (file rows), row_stride bytes, acts (t = 1), stride, start, y f32 [rows], rows, k, bias, residual.
+    Rows are split in contiguous runs."""
+    q = get(type)
+    dot = _float_row(q) if q.is_float else _quant_row(q)
+
+    def gemv_rows(w, row_stride, acts, stride, start, y, rows, k, bias_at, residual_at, ith, nth):
+        for r in range(rows * ith // nth, rows * (ith + 1) // nth):
+            total = dot(w + r * row_stride, k, acts, stride, start)
+            if bias_at != 0:
+                total += load_f32(bias_at + 4 * r)
+            if residual_at != 0:
+                total += load_f32(residual_at + 4 * r)
+            ops.store_f32(y + 4 * r, total)
+
+    return gemv_rows
+
+
+def _quant_row(q):
+    fns, acts = row_functions(q), ActsLayout(1)
+    raw, value, scale, floor, floor_int, dmin = fns.raw, fns.value, fns.scale, fns.floor, fns.floor_int, fns.dmin
+    subs, sub, block, block_bytes = max(q.block, 32) // q.sub, q.sub, q.block, q.n_bytes
+    codes_type, sums_type = Vec("i8", sub), Vec("i32", sub // 4)
+    product = dot4_small if q.small else dot4
+    o_magic, o_sums, o_d, in_block = acts.magic, acts.sums, acts.d, 32 // sub
+    o_pairs = acts.sums32 if in_block == 1 else acts.sums16
+    float_mins, int_mins, unit = q.mins == "f16", q.int_mins, np.float32(-q.unit / MIN_UNIT)
+    per_slice = SLICE // block
+
+    @inline
+    def add(acc, p, j, i, rec, start):
+        """Sub-block j of block p, which is sub-block i of the slice."""
+        isum = np.int64(reduce_add(product(zeros(sums_type), value(raw(p, j)), load(codes_type, rec + i * sub))))
+        b = i // in_block
+        products = f32_from_bits(isum + load_i32(rec + start + 4 * i)) - load_f32(rec + o_magic + 4 * b)
+        acc = fma(products, scale(p, j), acc)
+        if float_mins:
+            acc = fma(load_f32(rec + o_sums + 4 * b), -floor(p, j), acc)
+        return acc
+
+    @inline
+    def mins(acc, p, rec):
+        if int_mins:
+            isum = np.int64(0)
+            for j in range(subs):
+                isum += floor_int(p, j) * load_i16(rec + o_pairs + 2 * j)
+            return fma(np.float32(isum), dmin(p) * unit, acc)
+        return acc
+
+    @inline
+    def dot(row, k, rec, stride, start):
+        total = np.float32(0)
+        p = row
+        for k0 in range(0, k, SLICE):
+            acc = np.float32(0)
+            for b in range(min(per_slice, (k - k0) // block)):
+                prefetch(p + 1024)
+                for j in range(subs):
+                    acc = add(acc, p, j, b * subs + j, rec, start)
+                acc = mins(acc, p, rec)
+                p += block_bytes
+            total = fma(acc, load_f32(rec + o_d), total)
+            rec += stride
+        return total
+
+    return dot
+
+
+def _float_row(q):
+    """Lanes hold every LANES-th column here, so float types may differ from gemv.py in the last bits."""
+    read, lanes, size = column_reader(q), ops.LANES, q.n_bytes
+    from .dequant import row_decoder
+
+    one, temp = row_decoder(q), ops.stack(4)
+
+    @inline
+    def dot(row, k, rec, stride, start):
+        even, odd, tail = zeros(ops.F32), zeros(ops.F32), np.float32(0)
+        buf = temp()
+        for k0 in range(0, k, SLICE):
+            width = min(SLICE, k - k0)
+            whole = width // (2 * lanes) * (2 * lanes)
+            for i in range(0, whole, 2 * lanes):
+                p = row + (k0 + i) * size
+                prefetch(p + 1024)
+                even = fma(read(p), load(ops.F32, rec + 4 * i), even)
+                odd = fma(read(p + lanes * size), load(ops.F32, rec + 4 * (i + lanes)), odd)
+            for i in range(whole, width):
+                one(row + (k0 + i) * size, buf, 1, np.float32(1))
+                tail += load_f32(buf) * load_f32(rec + 4 * i)
+            rec += stride
+        return reduce_add(even + odd) + tail
+
+    return dot

@@ -1,0 +1,194 @@
+"""Sizes and offsets of panels and of quantized activations: what the engine needs to allocate, and kernels to
+address. Imports no Numba.
+
+Panel: W rows (W = f32 lanes of the target) woven together so that one vector load holds 4 columns of W rows. It is a
+sequence of super-blocks of 256 columns (the last may have fewer). A super-block of n blocks of 32 columns is:
+    planes   one per group of w bits of the codes, low bits first: n blocks of 4 * w * W bytes. Vector v of 8 holds
+             columns 4v..4v+3 (byte 4r+i: row r, column 4v+i); 8/w consecutive vectors share a vector of the plane
+    scales   f16[n * 32/group][W], a byte [n * 32/sub][W], or 4 bits: sub-blocks 2j and 2j+1 in the nibbles of a byte
+    mins     f16[n][W], or byte pairs [n * 32/sub / 2][W][2], or the high nibbles of 4-bit scales
+    d, dmin  f16[W] each, where scales and mins are integers
+Float types: [column][W] elements.
+
+Activations ("acts"): columns x of the product, quantized to s8 in tiles of T columns. A record (slice of 256 columns of
+K, tile) holds:
+    codes    s8[64][T][4]      x = codes * 2^-e * d, with d per slice and e >= 0 per 32 columns
+    magic    f32[8][T]         1.5 * 2^(23-e): an integer accumulator that starts at these bits is, as a float, magic
+                               plus sum * 2^-e: subtracting magic converts and scales at once
+    sums     f32[8][T]         sum of the codes of 32 columns, times 2^-e
+    sums32   i16[4][T][2]      the same in units of 1 / MIN_UNIT, rounded, as pairs; sums16 i16[8][T][2]: of 16 columns
+    d        f32[T]
+    starts   i32[256/sub][T]   for each flavour (zero, sub): bits of magic - zero * sum of the codes
+Float types read float acts instead: f32[256][T] per record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..quants import Plain, Quant, get
+from ..quants.table import row_bytes
+from ..simd import target
+
+SLICE = 256
+MIN_UNIT = 8  # fixed-point unit of sums32 and sums16: 32 * 127 * 8 fits int16
+
+
+def width() -> int:
+    """Rows of a panel."""
+    return target.current().lanes
+
+
+@dataclass(frozen=True)
+class PanelLayout:
+    """Byte offsets inside a super-block of `n` 32-column blocks; every offset is (per block, fixed) = a * n + b."""
+
+    quant: Quant
+    w: int
+
+    @property
+    def plane_bytes(self) -> tuple[int, ...]:
+        """Bytes of each plane per 32-column block."""
+        return tuple(4 * bits * self.w for bits in self.quant.planes)
+
+    @property
+    def subs(self) -> int:
+        """Sub-blocks per 32-column block."""
+        return 32 // self.quant.sub
+
+    @property
+    def packed_mins(self) -> bool:
+        """A 4-bit scale and a 4-bit minimum share a byte."""
+        return self.quant.scales == "u4" and self.quant.mins == "u4"
+
+    @property
+    def scale_bytes(self) -> int:
+        """Bytes of the scales per 32-column block."""
+        q = self.quant
+        if q.scales == "f16":
+            return 2 * self.w * 32 // q.group
+        return self.subs * self.w // (2 if q.scales in ("u4", "odd4") and not self.packed_mins else 1)
+
+    @property
+    def min_bytes(self) -> int:
+        mins = self.quant.mins
+        return 0 if mins is None or self.packed_mins else self.subs * self.w * (2 if mins == "f16" else 1)
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes per 32-column block, all parts."""
+        return sum(self.plane_bytes) + self.scale_bytes + self.min_bytes
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Bytes per super-block besides its blocks: d and dmin."""
+        return 2 * self.w * self.quant.int_scales + 2 * self.w * self.quant.int_mins
+
+
+def panel_bytes(type_name: str, k: int) -> int:
+    """Bytes of one panel (W rows) with k columns."""
+    q = get(type_name)
+    if isinstance(q, Plain):
+        return k * width() * q.n_bytes
+    layout = PanelLayout(q, width())
+    return k // 32 * layout.block_bytes + -(-k // SLICE) * layout.fixed_bytes
+
+
+def weight_bytes(type_name: str, rows: int, k: int) -> int:
+    """Bytes of a matrix woven into panels (the last panel is padded with zero rows)."""
+    return -(-rows // width()) * panel_bytes(type_name, k)
+
+
+def check_matrix(type_name: str, rows: int, k: int) -> None:
+    """Raise ValueError if kernels cannot run a matrix of this shape."""
+    q = get(type_name)
+    unit = 1 if q.is_float else max(q.block, 32)
+    if rows < 1 or k < 1 or k % unit:
+        raise ValueError(f"{type_name}: {rows} x {k}: columns must be a positive multiple of {unit}")
+
+
+def file_bytes(type_name: str, k: int) -> int:
+    """Bytes of one row in the file's layout."""
+    return row_bytes(type_name, k)
+
+
+Flavour = tuple[int, int]  # (zero, sub) of a weight type: which start values its kernels read
+
+
+def flavour(type_name: str) -> Flavour | None:
+    """The start array a type needs, None for float types. zero = 0 with sub = 32 reads the magic array itself."""
+    q = get(type_name)
+    return None if isinstance(q, Plain) else (q.zero, q.sub)
+
+
+@dataclass(frozen=True)
+class ActsLayout:
+    """Offsets inside a record of T columns; `flavours` are the start arrays behind the fixed part, in order."""
+
+    t: int
+    flavours: tuple[Flavour, ...] = ()
+    is_float: bool = False
+
+    @property
+    def magic(self) -> int:
+        return 256 * self.t
+
+    @property
+    def sums(self) -> int:
+        return self.magic + 32 * self.t
+
+    @property
+    def sums32(self) -> int:
+        return self.sums + 32 * self.t
+
+    @property
+    def sums16(self) -> int:
+        return self.sums32 + 16 * self.t
+
+    @property
+    def d(self) -> int:
+        return self.sums16 + 32 * self.t
+
+    @property
+    def starts(self) -> int:
+        return self.d + 4 * self.t
+
+    def start(self, flavour: Flavour) -> int:
+        """Offset of the start values of a flavour. Raises KeyError if the layout lacks it."""
+        if flavour == (0, 32):
+            return self.magic
+        offset = self.starts
+        for f in self.stored:
+            if f == flavour:
+                return offset
+            offset += SLICE // f[1] * 4 * self.t
+        raise KeyError(f"these activations have no start values for {flavour}")
+
+    @property
+    def stored(self) -> tuple[Flavour, ...]:
+        return tuple(f for f in self.flavours if f != (0, 32))
+
+    @property
+    def stride(self) -> int:
+        """Bytes of a record, a multiple of 64."""
+        n = 1024 * self.t if self.is_float else self.starts + sum(SLICE // sub * 4 * self.t for _, sub in self.stored)
+        return -(-n // 64) * 64
+
+    def n_bytes(self, n: int, k: int) -> int:
+        """Bytes for n columns of k values."""
+        return -(-k // SLICE) * -(-n // self.t) * self.stride
+
+
+def gemm_tile() -> int:
+    """Activation columns per tile of the prompt kernels."""
+    return {"avx512": 4, "avx2": 4, "neon": 8, "generic": 4}[target.current().name]
+
+
+def gemm_panels() -> int:
+    """Panels a prompt kernel runs side by side."""
+    return 3 if target.current().name == "avx512" else 1
+
+
+def gemm_scratch_bytes(n: int) -> int:
+    """Scratch bytes per thread of a prompt kernel with n activation columns."""
+    return -(-n // gemm_tile()) * gemm_tile() * gemm_panels() * 4 * width()

@@ -1,0 +1,261 @@
+"""Reading and writing panels: decode 8 code vectors of a 32-column block, scales, minimums; weave rows of the file
+into panels."""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from ..quants import Quant
+from ..simd import memory, ops
+from ..simd.core import I32, Tile, Vec, constant
+from ..simd.ops import F16, F32, I8L, I16V, I32V, LANES, U8, U8L, bits, cast, inline, load, splat
+from .layout import MIN_UNIT, PanelLayout
+from .rows import row_functions
+
+WORDS = Vec("u32", LANES)  # a U8 vector seen as 32-bit words, for shifts
+
+
+def _byte_mask(value: int) -> ir.Constant:
+    return constant(U8, value)
+
+
+def _moved(b, v, shift: int, mask: int):
+    """(v >> shift) & mask per byte; negative shift moves left. Bits that cross bytes are masked away."""
+    if shift:
+        w = b.bitcast(v, WORDS.ir)
+        w = b.lshr(w, constant(WORDS, shift)) if shift > 0 else b.shl(w, constant(WORDS, -shift))
+        v = b.bitcast(w, U8.ir)
+    return v if mask == 255 else b.and_(v, _byte_mask(mask))
+
+
+def decode_block(q: Quant):
+    """Function (super-block address, blocks in it, block) -> Tile(U8, 8): vector v = columns 4v..4v+3 of W rows,
+    levels already looked up."""
+    layout = PanelLayout(q, LANES)
+    tile = Tile(U8, 8)
+
+    @intrinsic
+    def decode(typingctx, p, n, block):
+        def codegen(ctx, b, sig, values):
+            p, n, block = values
+            codes = [None] * 8
+            before, low_bit = 0, 0
+            for width, size in zip(q.planes, layout.plane_bytes, strict=True):
+                base = b.add(p, b.add(b.mul(n, n.type(before)), b.mul(block, n.type(size))))
+                per, mask = 8 // width, 2**width - 1
+                for c in range(width):
+                    packed = memory.emit_load(b, b.add(base, n.type(c * 4 * LANES)), U8.ir)
+                    for i in range(per):
+                        part = _moved(b, packed, width * i - low_bit, (mask << low_bit) & 255)
+                        v = per * c + i
+                        codes[v] = part if codes[v] is None else b.or_(codes[v], part)
+                before, low_bit = before + size, low_bit + width
+            out = ir.Constant(tile.ir, ir.Undefined)
+            for v in range(8):
+                out = b.insert_value(out, codes[v] if q.levels is None else _looked_up(b, q, codes[v]), v)
+            return out
+
+        return tile(types.int64, types.int64, types.int64), codegen
+
+    return decode
+
+
+def _looked_up(b, q, codes):
+    table = Vec("u8", 16)
+    sig = types.void  # the lookup bodies only read sig.args
+    from numba.core.typing.templates import signature
+
+    sig = signature(U8, table, U8)
+    return ops.lookup.op.pick(table, U8)(b, sig, constant(table, [*q.levels, *[0] * (16 - len(q.levels))]), codes)
+
+
+def scale_reader(q: Quant):
+    """Functions d(super-block, n) -> F32 and scale(super-block, n, j, d) -> F32 of sub-block j for W rows; scale
+    includes d."""
+    layout = PanelLayout(q, LANES)
+    planes, fixed, group, sub, unit = sum(layout.plane_bytes), layout.block_bytes, q.group, q.sub, np.float32(q.unit)
+    stored, to_float = stored_scales(q, layout), scale_vector(q.scales)
+    if q.int_scales:
+
+        @inline
+        def d(p, n):
+            return cast(F32, load(F16, p + n * fixed)) * unit
+
+        @inline
+        def scale(p, n, j, d):
+            return to_float(stored(p + n * planes, j)) * d
+
+        return d, scale
+
+    @inline
+    def d(p, n):
+        return splat(F32, np.float32(1))
+
+    if q.scales == "f16":
+
+        @inline
+        def scale(p, n, j, d):
+            return cast(F32, load(F16, p + n * planes + j * sub // group * (2 * LANES)))
+    else:
+
+        @inline
+        def scale(p, n, j, d):
+            return to_float(stored(p + n * planes, j))
+
+    return d, scale
+
+
+def stored_scales(q: Quant, layout: PanelLayout):
+    """Function (address of a super-block's scales, j) -> I32V of the integers of sub-block j."""
+    if q.scales in ("u4", "odd4"):
+        if layout.packed_mins:
+
+            @inline
+            def stored(at, j):
+                return cast(I32V, ops.field(load(U8L, at + j * LANES), 0, 4))
+        else:
+
+            @inline
+            def stored(at, j):
+                return cast(I32V, ops.field(load(U8L, at + (j >> 1) * LANES), 4 * (j & 1), 4))
+    else:
+        lane = I8L if q.scales == "i8" else U8L
+
+        @inline
+        def stored(at, j):
+            return cast(I32V, load(lane, at + j * LANES))
+
+    return stored
+
+
+def scale_vector(kind: str):
+    """Function (I32V as stored) -> F32, the vector form of rows.scale_float."""
+    if kind == "e8m0":
+
+        @inline
+        def number(e):
+            return bits(F32, ops.select(e > 1, (e - 1) << 23, splat(I32V, 0x200000) << e))
+    elif kind == "ue4m3":
+
+        @inline
+        def number(x):
+            e, m = (x >> 3) & 15, x & 7
+            normal = bits(F32, ((e + 119) << 23) | (m << 20))
+            value = ops.select(e > 0, normal, cast(F32, m) * np.float32(2**-10))
+            return ops.select(x == 127, splat(F32, np.float32(0)), value)
+    elif kind == "odd4":
+
+        @inline
+        def number(s):
+            return cast(F32, s + s + 1)
+    else:
+
+        @inline
+        def number(s):
+            return cast(F32, s)
+
+    return number
+
+
+def min_reader(q: Quant):
+    """mins "f16": function (super-block, n, j) -> F32 of -floor. Integer mins: functions pairs(super-block, n, jj) ->
+    I16V of sub-blocks 2jj, 2jj+1 interleaved by row, and unit(super-block, n) -> F32, -dmin / MIN_UNIT. None for types
+    without."""
+    layout = PanelLayout(q, LANES)
+    planes, fixed, factor = sum(layout.plane_bytes), layout.block_bytes, np.float32(-q.unit / MIN_UNIT)
+    base = planes + layout.scale_bytes
+    if q.mins is None:
+        return None
+    if q.mins == "f16":
+
+        @inline
+        def minimum(p, n, j):
+            return cast(F32, load(F16, p + n * base + j * (2 * LANES)))
+
+        return minimum
+    if layout.packed_mins:
+
+        @inline
+        def pairs(p, n, jj):
+            at = p + n * planes + jj * (2 * LANES)
+            a, b = ops.field(load(U8L, at), 4, 4), ops.field(load(U8L, at + LANES), 4, 4)
+            return cast(I16V, ops.join(ops.interleave_low(a, b), ops.interleave_high(a, b)))
+    else:
+        pair = Vec(q.mins, 2 * LANES)
+
+        @inline
+        def pairs(p, n, jj):
+            return cast(I16V, load(pair, p + n * base + jj * (2 * LANES)))
+
+    @inline
+    def unit(p, n):
+        return cast(F32, load(F16, p + n * fixed + 2 * LANES)) * factor
+
+    return pairs, unit
+
+
+def rows_to_tile(q: Quant):
+    """Function (first row's block address, row stride, valid rows, sub-blocks before, tile address): one
+    32-column block of W rows as u8[8][W][4] raw codes.
+
+    Rows past `valid` get code 0 repeated.
+    """
+    rows = row_functions(q)
+    raw, subs, lanes = rows.raw, 32 // q.sub, LANES
+    scatter = _scatter_words(q.sub)
+
+    @inline
+    def decode(p, stride, valid, j0, tile):
+        for r in range(lanes):
+            if r < valid:
+                for s in range(subs):
+                    scatter(tile + 4 * r + s * (16 * lanes), raw(p + r * stride, j0 + s))
+            else:
+                for v in range(8):
+                    ops.store_i32(tile + 4 * r + v * (4 * lanes), 0)
+
+    return decode
+
+
+def _scatter_words(n_codes: int):
+    """Function (address, u8 vector): 4-byte word v of the vector goes to address + v * 4W."""
+    words = Vec("u32", n_codes // 4)
+
+    @ops.op(lambda addr, v: types.void)
+    def scatter(b, sig, addr, v):
+        w = b.bitcast(v, words.ir)
+        for i in range(words.lanes):
+            memory.emit_store(b, b.extract_element(w, I32(i)), b.add(addr, addr.type(i * 4 * LANES)))
+
+    return scatter
+
+
+def tile_to_planes(q: Quant):
+    """Function (tile u8[8][W][4], super-block address, blocks in it, block): pack the code vectors of a block
+    into the planes."""
+    layout = PanelLayout(q, LANES)
+
+    @intrinsic
+    def pack(typingctx, tile, p, n, block):
+        def codegen(ctx, b, sig, values):
+            tile, p, n, block = values
+            codes = [memory.emit_load(b, b.add(tile, n.type(v * 4 * LANES)), U8.ir) for v in range(8)]
+            before, low_bit = 0, 0
+            for width, size in zip(q.planes, layout.plane_bytes, strict=True):
+                base = b.add(p, b.add(b.mul(n, n.type(before)), b.mul(block, n.type(size))))
+                per, mask = 8 // width, 2**width - 1
+                for c in range(width):
+                    out = None
+                    for i in range(per):
+                        part = _moved(b, codes[per * c + i], low_bit - width * i, (mask << width * i) & 255)
+                        out = part if out is None else b.or_(out, part)
+                    memory.emit_store(b, out, b.add(base, n.type(c * 4 * LANES)))
+                before, low_bit = before + size, low_bit + width
+            return ctx.get_dummy_value()
+
+        return types.void(*[types.int64] * 4), codegen
+
+    return pack

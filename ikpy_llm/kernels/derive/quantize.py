@@ -1,0 +1,249 @@
+"""Activations for the matrix kernels: f32 rows to s8 codes with start values and sums (layout.ActsLayout), or to f32
+tiles for float types.
+
+The source can be computed on the way: "norm" = x * rsqrt(mean(x^2) + eps) * w, "silu" and "gelu" = act(x) * w with w
+another matrix of rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+
+from ..rowwise import sum_squares
+from ..simd import memory, ops
+from ..simd.core import Vec
+from ..simd.mathfn import gelu, silu
+from ..simd.ops import (
+    F32,
+    I32V,
+    LANES,
+    U32V,
+    bits,
+    cast,
+    f32,
+    inline,
+    load,
+    maximum,
+    reduce_add,
+    reduce_max,
+    rint,
+    splat,
+    stack,
+    store,
+    zeros,
+)
+from .layout import MIN_UNIT, SLICE, ActsLayout
+
+I8L, CODE_WORDS = Vec("i8", LANES), LANES // 4
+
+
+def value_reader(source: str):
+    """Function (x, w, factor) -> F32: one vector of the source at addresses x and w."""
+    if source == "plain":
+
+        @inline
+        def read(x, w, factor):
+            return load(F32, x)
+    elif source == "norm":
+
+        @inline
+        def read(x, w, factor):
+            return load(F32, x) * factor * load(F32, w)
+    elif source in ("silu", "gelu"):
+        act = {"silu": silu, "gelu": gelu}[source]
+
+        @inline
+        def read(x, w, factor):
+            return act(load(F32, x)) * load(F32, w)
+    else:
+        raise ValueError(f"quantize: source {source!r}: accepted are plain, norm, silu, gelu")
+    return read
+
+
+def _scatter(t: int):
+    """Function (address, I8L codes): each 4 codes go 4 * t bytes further."""
+    words = Vec("u32", CODE_WORDS)
+
+    @ops.op(lambda addr, v: types.void)
+    def scatter(b, sig, addr, v):
+        if t == 1:
+            memory.emit_store(b, v, addr)
+            return
+        w = b.bitcast(v, words.ir)
+        for i in range(words.lanes):
+            memory.emit_store(b, b.extract_element(w, ops.I32(i)), b.add(addr, addr.type(4 * t * i)))
+
+    return scatter
+
+
+def quantize(source: str, t: int, is_float: bool = False):
+    """words: x, w (norm weights, or rows of up; unused for plain), acts, k, stride (of a record), flavour0,
+    flavour1, flavour2, eps f32, state.
+
+    A flavour word is zero * 256 + sub, 0 for none. Tiles are split between threads; for t = 1 slices are. A
+    non-finite value sets state word 3.
+    """
+    layout, read, scatter = ActsLayout(t), value_reader(source), _scatter(t)
+    lanes, per_block, is_norm, row_weights = LANES, 32 // LANES, source == "norm", source in ("silu", "gelu")
+    per_half = max(16 // LANES, 1)
+    o_magic, o_sums, o_sums32, o_sums16, o_d, o_starts = (
+        layout.magic,
+        layout.sums,
+        layout.sums32,
+        layout.sums16,
+        layout.d,
+        layout.starts,
+    )
+    values, peaks = stack(4 * SLICE), stack(4 * 8)
+    unit = np.float32(MIN_UNIT)
+
+    @inline
+    def starts(at, c, flavour, b, magic, s0, s1):
+        """Start values of block b, column c; returns the address of the next flavour's array."""
+        zero, sub = flavour >> 8, flavour & 255
+        if sub == 32:
+            ops.store_i32(at + 4 * (b * t + c), magic - zero * (s0 + s1))
+            return at + 32 * t
+        if sub == 16:
+            ops.store_i32(at + 4 * (2 * b * t + c), magic - zero * s0)
+            ops.store_i32(at + 4 * ((2 * b + 1) * t + c), magic - zero * s1)
+            return at + 64 * t
+        return at
+
+    @inline
+    def one(x, w, factor, rec, c, n, f0, f1, f2, state):
+        """Slice of n values at x -> column c of the record."""
+        buf, peak = values(), peaks()
+        top = np.int64(0)
+        for b in range(n // 32):
+            m = zeros(U32V)
+            for v in range(per_block):
+                i = 4 * (32 * b + v * lanes)
+                val = read(x + i, w + i, factor)
+                store(buf + i, val)
+                m = maximum(m, bits(U32V, val) & 0x7FFFFFFF)
+            am = np.int64(reduce_max(m))
+            ops.store_i32(peak + 4 * b, am)
+            top = max(top, am)
+        if top >= 0x7F800000:
+            ops.store_i64(state + 24, np.int64(1))
+            top = np.int64(0)
+        amax = ops.f32_from_bits(top)
+        live = amax > np.float32(1e-30)
+        inv = np.float32(127) / amax if live else np.float32(0)
+        ops.store_f32(rec + o_d + 4 * c, amax * np.float32(1 / 127) if live else np.float32(0))
+        for b in range(n // 32):
+            e = np.int64(0)
+            am = ops.load_i32(peak + 4 * b)
+            if live and am > 0:
+                e = min(max((ops.f32_bits(amax / ops.f32_from_bits(am)) >> 23) - 127, np.int64(0)), np.int64(15))
+            up = inv * ops.f32_from_bits((127 + e) << 23)
+            s0, s1 = np.int64(0), np.int64(0)
+            for v in range(per_block):
+                i = 32 * b + v * lanes
+                q = cast(
+                    I32V,
+                    ops.minimum(
+                        ops.maximum(rint(load(F32, buf + 4 * i) * up), splat(F32, np.float32(-127))),
+                        splat(F32, np.float32(127)),
+                    ),
+                )
+                scatter(rec + i * t + 4 * c, cast(I8L, q))
+                s = np.int64(reduce_add(q))
+                if v < per_half:
+                    s0 += s
+                else:
+                    s1 += s
+            magic = ((150 - e) << 23) | 0x400000
+            down = ops.f32_from_bits((127 - e) << 23)
+            ops.store_i32(rec + o_magic + 4 * (b * t + c), magic)
+            ops.store_f32(rec + o_sums + 4 * (b * t + c), np.float32(s0 + s1) * down)
+            ops.store_i16(
+                rec + o_sums32 + 4 * ((b >> 1) * t + c) + 2 * (b & 1), np.int64(rint(np.float32(s0 + s1) * down * unit))
+            )
+            ops.store_i16(rec + o_sums16 + 4 * (b * t + c), np.int64(rint(np.float32(s0) * down * unit)))
+            ops.store_i16(rec + o_sums16 + 4 * (b * t + c) + 2, np.int64(rint(np.float32(s1) * down * unit)))
+            at = starts(rec + o_starts, c, f0, b, magic, s0, s1)
+            at = starts(at, c, f1, b, magic, s0, s1)
+            starts(at, c, f2, b, magic, s0, s1)
+
+    @inline
+    def last(x, w, factor, n):
+        """read() of n < LANES values and zeros: what lies behind the last value of the source may be anything."""
+        buf = values()
+        store(buf, zeros(F32))
+        store(buf + 4 * lanes, zeros(F32))
+        for i in range(n):
+            ops.store_f32(buf + 4 * i, ops.load_f32(x + 4 * i))
+            if is_norm or row_weights:
+                ops.store_f32(buf + 4 * (lanes + i), ops.load_f32(w + 4 * i))
+        return read(buf, buf + 4 * lanes, factor)
+
+    @inline
+    def one_float(x, w, factor, rec, c, n, f0, f1, f2, state):
+        """Slice of n values at x -> column c of the f32 record."""
+        m = zeros(U32V)
+        buf = values()
+        for i in range(0, n, lanes):
+            val = read(x + 4 * i, w + 4 * i, factor) if n - i >= lanes else last(x + 4 * i, w + 4 * i, factor, n - i)
+            m = maximum(m, bits(U32V, val) & 0x7FFFFFFF)
+            store(buf, val)
+            for j in range(lanes):
+                ops.store_f32(rec + 4 * ((i + j) * t + c), ops.load_f32(buf + 4 * j))
+        if np.int64(reduce_max(m)) >= 0x7F800000:
+            ops.store_i64(state + 24, np.int64(1))
+
+    column = one_float if is_float else one
+
+    @inline
+    def blank(rec, c, n, f0, f1, f2):
+        """A column past the last row: zeros that are valid, so that nothing slow (NaN, denormals) is computed on it."""
+        if is_float:
+            for i in range(n):
+                ops.store_i32(rec + 4 * (i * t + c), 0)
+        else:
+            for i in range(n // 4):
+                ops.store_i32(rec + 4 * (i * t + c), 0)
+            for b in range(n // 32):
+                ops.store_i32(rec + o_magic + 4 * (b * t + c), 0x4B400000)
+                ops.store_i32(rec + o_sums + 4 * (b * t + c), 0)
+                ops.store_i32(rec + o_sums32 + 4 * ((b >> 1) * t + c), 0)
+                ops.store_i32(rec + o_sums16 + 4 * (b * t + c), 0)
+                at = starts(rec + o_starts, c, f0, b, 0x4B400000, 0, 0)
+                at = starts(at, c, f1, b, 0x4B400000, 0, 0)
+                starts(at, c, f2, b, 0x4B400000, 0, 0)
+            ops.store_i32(rec + o_d + 4 * c, 0)
+
+    def quantize(x, w, acts, k, stride, flavour0, flavour1, flavour2, eps: f32, state, ith, nth):
+        n = ops.load_i64(state)
+        n_tiles = (n + t - 1) // t
+        n_slices = (k + SLICE - 1) // SLICE
+        by_slice = t == 1 and n == 1
+        for tile in range(0 if by_slice else ith, n_tiles, 1 if by_slice else nth):
+            for c in range(t):
+                row = tile * t + c
+                factor = np.float32(0)
+                if is_norm and row < n:
+                    factor = np.float32(1) / np.float32(np.sqrt(sum_squares(x + 4 * row * k, k) / np.float32(k) + eps))
+                for s in range(ith if by_slice else 0, n_slices, nth if by_slice else 1):
+                    rec = acts + (s * n_tiles + tile) * stride
+                    width = min(SLICE, k - s * SLICE)
+                    if row < n:
+                        at = 4 * (row * k + s * SLICE)
+                        column(
+                            x + at,
+                            w + (at if row_weights else 4 * s * SLICE),
+                            factor,
+                            rec,
+                            c,
+                            width,
+                            flavour0,
+                            flavour1,
+                            flavour2,
+                            state,
+                        )
+                    else:
+                        blank(rec, c, width, flavour0, flavour1, flavour2)
+
+    return quantize

@@ -1,0 +1,78 @@
+"""The machine's limits, measured with our own kernels: read bandwidth and u8 x s8 dot rate. `measure` is for
+everybody; the kernels are compiled by jit."""
+
+from __future__ import annotations
+
+import functools
+
+from .. import jit
+
+ROOF_TILE = {"avx512": (2, 12), "avx2": (1, 8), "neon": (2, 8), "generic": (1, 4)}[jit.target.current().name]
+
+
+def roof_read():
+    """words: src, n_bytes. Every thread reads its part of the bytes once (four vectors at a time, combined so
+    that no load can be left out)."""
+    from ..simd import ops
+
+    lanes, n_vectors = ops.LANES, 4
+    size = 4 * lanes
+
+    def roof_read(src, n_bytes, sink, ith, nth):
+        part = n_bytes // nth // (n_vectors * size) * (n_vectors * size)
+        p = src + ith * part
+        acc = ops.tile_zeros(ops.I32V, n_vectors)
+        for _ in range(part // (n_vectors * size)):
+            for i in range(n_vectors):
+                ops.prefetch(p + 8192 + i * size)
+            acc = acc + ops.tile_load(ops.I32V, n_vectors, p, size)
+            p += n_vectors * size
+        ops.tile_store(sink + ith * n_vectors * size, size, acc)
+
+    return roof_read
+
+
+def roof_dot():
+    """words: src (32 KiB that stay in cache), n_dots, sink. A bare matrix product without scales: n_dots dot products
+    a thread, in the tile (panels x columns) that reaches the highest rate; gemm needs half of those registers for
+    scales."""
+    from ..simd import ops
+    from .tileops import dot_panels
+
+    n_panels, t = ROOF_TILE
+    steps, size, n = 8, 4 * ops.LANES, n_panels * t
+    dot = dot_panels(n_panels, t, steps, False)
+
+    def roof_dot(src, n_dots, sink, ith, nth):
+        acc = ops.tile_zeros(ops.I32V, n)
+        for _ in range(n_dots // (steps * n)):
+            acc = dot(acc, src, steps * size, src + 64 * size)
+        ops.tile_store(sink + ith * n * size, size, acc)
+
+    return roof_dot
+
+
+@functools.cache
+def _source():
+    """What roof_read reads: several times the last-level cache of one socket."""
+    from .bench import allocate
+
+    src = allocate(256 << 20)
+    src[:] = 1
+    return src
+
+
+def measure(threads: int, seconds: float = 0.4) -> dict[str, float]:
+    """{"gbps": GB/s read from memory, "gmacs": 1e9 u8 x s8 products per second} of `threads` threads; medians of the
+    runs that fit in `seconds` each."""
+    import numpy as np
+
+    from .bench import median_time
+
+    lanes, src = jit.target.current().lanes, _source()
+    sink = np.zeros(threads * 4096, np.uint8)
+    read = median_time(jit.Kernel("derive.roof.roof_read"), [src, src.size, sink], threads, seconds)
+    n = ROOF_TILE[0] * ROOF_TILE[1] * 8
+    n_dots = 20_000_000 // n * n
+    dot = median_time(jit.Kernel("derive.roof.roof_dot"), [src, n_dots, sink], threads, seconds)
+    return {"gbps": src.size / read / 1e9, "gmacs": threads * n_dots * 4 * lanes / dot / 1e9}

@@ -1,0 +1,205 @@
+"""Operations on register tiles that the matrix kernels share. The order of instructions is fixed here, so that few
+values live at a time."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import types
+from numba.core.typing.templates import signature
+from numba.extending import intrinsic
+
+from ..simd import memory, ops
+from ..simd.core import I32, Tile, Vec, broadcast
+from ..simd.ops import F32, I8V, I16V, I32V, LANES, U8
+
+U8_TILE8 = Tile(U8, 8)
+
+
+def _dot_body(small: bool):
+    op = ops.dot4_small if small else ops.dot4
+    sig = signature(I32V, I32V, U8, I8V)
+    body = op.op.pick(I32V, U8, I8V)
+    return lambda b, acc, w, x: body(b, sig, acc, w, x)
+
+
+def _quad(b, addr):
+    """4 activation codes in every 32-bit lane."""
+    return b.bitcast(broadcast(b, memory.emit_load(b, addr, I32), I32V), I8V.ir)
+
+
+def _at(b, base, offset: int):
+    return b.add(base, base.type(offset)) if offset else base
+
+
+def dot_vectors(n: int, m: int, small: bool):
+    """Function (acc i32 tile of n, Tile(U8, 8), first, codes address) -> acc plus vectors first .. first+m-1
+    times s8[m][n][4]; first is a literal."""
+    dot, tile = _dot_body(small), Tile(I32V, n)
+
+    @intrinsic(prefer_literal=True)
+    def apply(typingctx, acc, weights, first, codes):
+        if not isinstance(first, types.IntegerLiteral):
+            return None
+
+        def codegen(ctx, b, sig, values):
+            acc, weights, _, codes = values
+            out = [b.extract_value(acc, c) for c in range(n)]
+            for v in range(m):
+                w = b.extract_value(weights, first.literal_value + v)
+                for c in range(n):
+                    out[c] = dot(b, out[c], w, _quad(b, _at(b, codes, 4 * (v * n + c))))
+            return _pack(b, tile, out)
+
+        return tile(tile, U8_TILE8, first, types.int64), codegen
+
+    return apply
+
+
+def _pack(b, tile: Tile, vectors):
+    out = ir.Constant(tile.ir, ir.Undefined)
+    for i, v in enumerate(vectors):
+        out = b.insert_value(out, v, i)
+    return out
+
+
+@intrinsic(prefer_literal=True)
+def tile_splat_pair(typingctx, n, addr):
+    """tile_splat_pair(n, address) -> n vectors: the two int16 at address + 4 * i repeated."""
+    if not isinstance(n, types.IntegerLiteral):
+        return None
+    tile = Tile(I16V, n.literal_value)
+
+    def codegen(ctx, b, sig, values):
+        words = [memory.emit_load(b, _at(b, values[1], 4 * i), I32) for i in range(tile.n)]
+        return _pack(b, tile, [b.bitcast(broadcast(b, w, I32V), I16V.ir) for w in words])
+
+    return tile(n, types.int64), codegen
+
+
+def dot_panels(n_panels: int, t: int, m: int, small: bool):
+    """Function (acc i32 tile [n_panels][t], weights address, panel stride, codes address) -> acc plus m code
+    vectors u8[m][W][4] of each panel times s8[m][t][4]."""
+    dot, tile = _dot_body(small), Tile(I32V, n_panels * t)
+
+    @intrinsic
+    def apply(typingctx, acc, weights, stride, codes):
+        def codegen(ctx, b, sig, values):
+            acc, weights, stride, codes = values
+            out = [b.extract_value(acc, i) for i in range(tile.n)]
+            size = U8.lanes
+            for v in range(m):
+                w = [
+                    memory.emit_load(b, _at(b, memory.emit_offset(b, weights, stride, p), v * size), U8.ir)
+                    for p in range(n_panels)
+                ]
+                for c in range(t):
+                    x = _quad(b, _at(b, codes, 4 * (v * t + c)))
+                    for p in range(n_panels):
+                        out[p * t + c] = dot(b, out[p * t + c], w[p], x)
+            return _pack(b, tile, out)
+
+        return tile(tile, types.int64, types.int64, types.int64), codegen
+
+    return apply
+
+
+def over_panels(n_panels: int, t: int, vec: Vec):
+    """Function (tile of t vectors) -> the tile repeated for each panel."""
+    tile = Tile(vec, n_panels * t)
+
+    @intrinsic
+    def repeat(typingctx, x):
+        def codegen(ctx, b, sig, values):
+            one = [b.extract_value(values[0], c) for c in range(t)]
+            return _pack(b, tile, one * n_panels)
+
+        return tile(Tile(vec, t)), codegen
+
+    return repeat
+
+
+def fma_panels(n_panels: int, t: int):
+    """Function (x tile [n_panels][t], address of an F32 per panel, panel stride, acc) -> acc + x * vector of the
+    panel."""
+    tile, one = Tile(F32, n_panels * t), signature(F32, F32, F32, F32)
+
+    @intrinsic
+    def apply(typingctx, x, at, stride, acc):
+        def codegen(ctx, b, sig, values):
+            x, at, stride, acc = values
+            out = []
+            for p in range(n_panels):
+                s = memory.emit_load(b, memory.emit_offset(b, at, stride, p), F32.ir)
+                for c in range(t):
+                    i = p * t + c
+                    out.append(ops.fma.op.body(b, one, b.extract_value(x, i), s, b.extract_value(acc, i)))
+            return _pack(b, tile, out)
+
+        return tile(tile, types.int64, types.int64, tile), codegen
+
+    return apply
+
+
+def dot2_panels(n_panels: int, t: int):
+    """Function (acc i32 tile, address of an I16V per panel, panel stride, address of t int16 pairs) -> acc + pair
+    products."""
+    tile = Tile(I32V, n_panels * t)
+    body, one = ops.dot2.op.pick(I32V, I16V, I16V), signature(I32V, I32V, I16V, I16V)
+
+    @intrinsic
+    def apply(typingctx, acc, at, stride, pairs):
+        def codegen(ctx, b, sig, values):
+            acc, at, stride, pairs = values
+            out = [b.extract_value(acc, i) for i in range(tile.n)]
+            mins = [memory.emit_load(b, memory.emit_offset(b, at, stride, p), I16V.ir) for p in range(n_panels)]
+            for c in range(t):
+                x = b.bitcast(broadcast(b, memory.emit_load(b, _at(b, pairs, 4 * c), I32), I32V), I16V.ir)
+                for p in range(n_panels):
+                    out[p * t + c] = body(b, one, out[p * t + c], mins[p], x)
+            return _pack(b, tile, out)
+
+        return tile(tile, types.int64, types.int64, types.int64), codegen
+
+    return apply
+
+
+def fma_splat_panels(n_panels: int, t: int, elem: str = "f32"):
+    """Function (address of t floats, address of a vector of `elem` ("f32", "f16", "bf16") per panel, panel stride, acc)
+    -> acc + float[c] * vector[panel]."""
+    tile, one = Tile(F32, n_panels * t), signature(F32, F32, F32, F32)
+    stored = Vec({"bf16": "u16"}.get(elem, elem), LANES)
+
+    def widened(b, v):
+        if elem == "bf16":
+            return ops.bf16_to_f32.op.body(b, signature(F32, stored), v)
+        return b.fpext(v, F32.ir) if elem == "f16" else v
+
+    @intrinsic
+    def apply(typingctx, floats, at, stride, acc):
+        def codegen(ctx, b, sig, values):
+            floats, at, stride, acc = values
+            addresses = [memory.emit_offset(b, at, stride, p) for p in range(n_panels)]
+            vectors = [widened(b, memory.emit_load(b, a, stored.ir)) for a in addresses]
+            out = [None] * tile.n
+            for c in range(t):
+                x = broadcast(b, memory.emit_load(b, _at(b, floats, 4 * c), F32.ir.element), F32)
+                for p in range(n_panels):
+                    out[p * t + c] = ops.fma.op.body(b, one, x, vectors[p], b.extract_value(acc, p * t + c))
+            return _pack(b, tile, out)
+
+        return tile(types.int64, types.int64, types.int64, tile), codegen
+
+    return apply
+
+
+def panel_of(n_panels: int, t: int, panel: int):
+    """Function (tile [n_panels][t]) -> the t vectors of one panel."""
+
+    @intrinsic
+    def part(typingctx, x):
+        def codegen(ctx, b, sig, values):
+            return _pack(b, Tile(F32, t), [b.extract_value(values[0], panel * t + c) for c in range(t)])
+
+        return Tile(F32, t)(Tile(F32, n_panels * t)), codegen
+
+    return part

@@ -1,0 +1,301 @@
+"""From a kernel's name to the address of its machine code: object cache first, compiler processes for what is
+missing. Imports no Numba.
+
+A kernel is named by where it stands: Kernel("derive.gemv", type="Q4_0", n=1) is the function `gemv` in
+ikpy_llm/kernels/derive/gemv.py called
+with type="Q4_0", n=1; that factory returns the function to compile. Kernel("rowwise.add") is `add` in rowwise.py.
+
+One ABI: `void kernel(int64 args, int64 ith, int64 nth)`. args is the address of 8-byte words, one per parameter
+before ith and nth: integers and
+addresses as they are, parameters annotated `f32` as float32 bits in the low half. Every worker calls the kernel with
+its ith of nth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import json
+import logging
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from ikpy_llm.errors import IkpyError
+
+from .simd import target
+
+log = logging.getLogger("ikpy.jit")
+_MAGIC = b"IKPYOBJ1"
+_PACKAGE = Path(__file__).parent
+
+
+class JitError(IkpyError):
+    """A kernel could not be compiled; the message names it."""
+
+
+class Kernel:
+    """Name and parameters of a kernel: hashable, printable, sent to compiler processes as text."""
+
+    __slots__ = ("_text", "params", "path")
+
+    def __init__(self, path: str, **params: str | int | bool):
+        self.path, self.params = path, tuple(sorted(params.items()))
+        self._text = json.dumps([path, dict(self.params)], sort_keys=True)
+
+    @classmethod
+    def parse(cls, text: str) -> Kernel:
+        path, params = json.loads(text)
+        return cls(path, **params)
+
+    def __str__(self) -> str:
+        return f"{self.path}({', '.join(f'{k}={v}' for k, v in self.params)})"
+
+    __repr__ = __str__
+
+    def text(self) -> str:
+        return self._text
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, Kernel) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
+def cache_root() -> Path:
+    """Folder of everything ikpy caches: IKPY_CACHE or the user's cache folder."""
+    if path := os.environ.get("IKPY_CACHE"):
+        return Path(path).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("ikpy", appauthor=False))
+
+
+def cache_dir() -> Path:
+    """Folder of the object cache."""
+    return cache_root() / "kernels"
+
+
+@functools.cache
+def _environment() -> bytes:
+    """Hash of everything object code depends on besides the kernel's name: sources of this package, compiler
+    versions, target."""
+    digest = hashlib.sha256()
+    for file in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(file.relative_to(_PACKAGE).as_posix().encode() + b"\0")
+        digest.update(file.read_bytes())
+    digest.update(f"{_version('numba')} {_version('llvmlite')} {sys.version_info[:2]} {target.current().key}".encode())
+    return digest.digest()
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import version
+
+    return version(package)
+
+
+def cache_path(spec: Kernel) -> Path:
+    """Where the object code of `spec` is or will be."""
+    key = hashlib.sha256(_environment() + spec.text().encode()).hexdigest()[:40]
+    return cache_dir() / f"{spec.path}-{key}.o"
+
+
+def symbol_of(path: Path) -> str:
+    """Name of the function in the cache entry at path."""
+    return "ikpy." + path.stem.replace("-", ".")
+
+
+def read_object(path: Path) -> tuple[str, bytes] | None:
+    """(symbol, object code) of a cache entry; None if it is missing, damaged or foreign."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    head = len(_MAGIC) + 32
+    if data[: len(_MAGIC)] != _MAGIC or hashlib.sha256(data[head:]).digest() != data[len(_MAGIC) : head]:
+        log.warning("cache entry %s is damaged, compiling again", path.name)
+        return None
+    symbol, _, code = data[head:].partition(b"\0")
+    if symbol != symbol_of(path).encode():
+        log.warning("cache entry %s holds another kernel, compiling again", path.name)
+        return None
+    return symbol.decode(), code
+
+
+def write_object(path: Path, symbol: str, code: bytes) -> None:
+    """Store object code under a temporary name, then rename: readers and writers of other processes never see
+    half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    payload = symbol.encode() + b"\0" + code
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(_MAGIC + hashlib.sha256(payload).digest() + payload)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+class _Linker:
+    """Loads object code into this process with llvmlite alone."""
+
+    def __init__(self):
+        import llvmlite.binding as llvm
+
+        self.llvm, self.lock, self.loaded, self.keep = llvm, threading.Lock(), {}, []
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        machine = llvm.Target.from_default_triple().create_target_machine(opt=3, jit=True)
+        self.engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+
+    def add(self, symbol: str, code: bytes) -> None:
+        obj = self.llvm.ObjectFileRef.from_data(code)
+        self.engine.add_object_file(obj)
+        self.keep.append((obj, code))
+
+
+@functools.cache
+def _linker() -> _Linker:
+    return _Linker()
+
+
+def load(specs: Iterable[Kernel], progress: Callable[[int, int, str], None] | None = None) -> dict[Kernel, int]:
+    """Addresses of kernels, compiling in parallel processes what the cache lacks. progress(done, total, name) is
+    called while compiling."""
+    specs = list(dict.fromkeys(specs))
+    if not target.current().here:
+        raise JitError(f"target {target.current().name} cannot run on this CPU; its assembly can be shown, not loaded")
+    linker = _linker()
+    with linker.lock:
+        new = [s for s in specs if s not in linker.loaded]
+        found = {s: read_object(cache_path(s)) for s in new}
+        missing = [s for s in new if found[s] is None]
+        if missing:
+            _check_writable()
+            compile_missing(missing, progress)
+            for s in missing:
+                found[s] = read_object(cache_path(s))
+                if found[s] is None:
+                    raise JitError(f"{s}: not in {cache_dir()} after compiling; did the sources change meanwhile?")
+        for s in new:
+            linker.add(*found[s])
+        linker.engine.finalize_object()
+        for s in new:
+            linker.loaded[s] = linker.engine.get_function_address(found[s][0])
+        return {s: linker.loaded[s] for s in specs}
+
+
+def _check_writable() -> None:
+    """JitError if compiled kernels cannot be stored."""
+    try:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache_dir()).close()
+    except OSError as error:
+        text = f"cannot write compiled kernels to {cache_dir()}: {error.strerror}; set IKPY_CACHE to a writable folder"
+        raise JitError(text) from None
+
+
+def compile_missing(specs: list[Kernel], progress=None) -> None:
+    """Compile `specs` into the cache, in as many child processes as cores (each imports Numba once and takes the
+    next kernel when done)."""
+    queue, done, failed, lock = list(reversed(specs)), 0, [], threading.Lock()
+    n_children = min(len(specs), available_cores())
+    log.info("compiling %d kernels for %s in %d processes", len(specs), target.current().name, n_children)
+    if progress:
+        progress(0, len(specs), "")
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(_PACKAGE.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
+    }
+
+    def serve():
+        nonlocal done
+        child = subprocess.Popen(
+            [sys.executable, "-m", "ikpy_llm.kernels.compile"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+        with child:
+            while True:
+                with lock:
+                    if not queue or failed:
+                        break
+                    spec = queue.pop()
+                try:
+                    child.stdin.write(spec.text() + "\n")
+                    child.stdin.flush()
+                    answer = child.stdout.readline()
+                except OSError:  # the child ended before it could read
+                    answer = ""
+                result = json.loads(answer) if answer else {"error": f"compiler process ended with code {child.wait()}"}
+                with lock:
+                    if "error" in result:
+                        failed.append(f"{spec}: {result['error']}")
+                    done += 1
+                    if progress:
+                        progress(done, len(specs), str(spec))
+            with contextlib.suppress(OSError):
+                child.stdin.close()
+
+    threads = [threading.Thread(target=serve, daemon=True) for _ in range(n_children)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    if failed:
+        raise JitError("; ".join(failed))
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pack_words(words) -> ctypes.Array:
+    """Arguments as the 8-byte words of the ABI: ints and addresses as they are, floats as float32 bits, arrays by
+    their data address."""
+    out = (ctypes.c_int64 * max(len(words), 1))()
+    for i, w in enumerate(words):
+        if hasattr(w, "ctypes"):
+            w = w.ctypes.data
+        out[i] = (
+            struct.unpack("<I", struct.pack("<f", w))[0]
+            if isinstance(w, float) or type(w).__name__ == "float32"
+            else int(w)
+        )
+    return out
+
+
+_SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+
+
+def function(address: int):
+    """A Python callable (args address, ith, nth) for a kernel address; it runs without the GIL."""
+    return _SIGNATURE(address)
+
+
+def call(spec: Kernel, *words, nth: int = 1) -> None:
+    """Run one kernel from Python: ith = 0 .. nth-1, one after the other. For tests, notebooks and load-time work."""
+    fn = function(load([spec])[spec])
+    args = pack_words(words)
+    for ith in range(nth):
+        fn(ctypes.addressof(args), ith, nth)
+
+
+def assembly(spec: Kernel, ir: bool = False) -> str:
+    """Assembly (or optimized LLVM IR) of a kernel for the current target, which need not be runnable here.
+    Imports Numba."""
+    from . import compile as compiler
+
+    return compiler.text_of(spec, ir)

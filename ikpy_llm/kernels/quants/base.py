@@ -1,0 +1,187 @@
+"""How a quantization type is declared. Every file beside this one declares one type; the folder is the registry.
+Imports no Numba.
+
+    value(row, column) = scale(b, j) * (codes(b, j) - zero) - floor(b, j)
+
+for sub-block j of block b. codes are unsigned bytes, so that every type feeds the same u8 x s8 dot product.
+The functions of a declaration are plain Python over `simd`; derive/ compiles them into every kernel.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+from . import table
+
+_SIZES = {"f16": 2, "f32": 4, "u16": 2, "u32": 4, "u8": 1, "i8": 1}
+PLANES = {
+    8: (8,),
+    7: (4, 2, 1),
+    6: (4, 2),
+    5: (4, 1),
+    4: (4,),
+    3: (2, 1),
+    2: (2,),
+    1: (1,),
+}  # code bits -> bit planes of a panel, low bits first
+
+
+@dataclass(frozen=True)
+class Field:
+    """One member of a block: its spelling ("f16", "u8[16]") and byte offset. Scalars read as values, arrays as
+    addresses."""
+
+    spec: str
+    offset: int
+
+
+FLOAT_SCALES = ("f16", "e8m0", "ue4m3")  # a number by itself: half float, 2^(e-128), or 8-bit float of NVFP4
+INT_SCALES = ("u8", "i8", "u4", "odd4")  # an integer to be multiplied by the block's d; odd4: s stands for 2s + 1
+
+
+@dataclass(frozen=True)
+class Quant:
+    """A declared type: everything derive/ needs to know about it.
+
+    block: columns per block; fields: its members; sub: columns that share a scale (16 or 32); group: columns that share
+    a stored "f16" scale; bits: width of a code; zero: the code of value 0; levels: value + zero for each code, when
+    codes are indices of a table; scales: what scale(b, j) returns (FLOAT_SCALES or INT_SCALES, as stored);
+    mins: what floor(b, j) returns: "f16", or integers "u8", "i8", "u4" to be multiplied by the block's dmin, or None;
+    unit: factor of d and dmin; wider: panels may take over 3 % more bytes than the file, which buys a decode that keeps
+    up with memory (api.quant_types() has the figure). A block's d and dmin are the fields or functions of these names.
+    """
+
+    name: str
+    block: int
+    fields: dict[str, Field]
+    n_bytes: int
+    sub: int
+    group: int
+    bits: int
+    zero: int
+    levels: tuple[int, ...] | None
+    scales: str
+    mins: str | None
+    unit: float
+    wider: bool
+    functions: dict = field(hash=False, compare=False)
+
+    is_float = False
+
+    @property
+    def planes(self) -> tuple[int, ...]:
+        return PLANES[self.bits]
+
+    @property
+    def small(self) -> bool:
+        """Codes stay below 128: some instruction sets multiply those faster."""
+        return max(self.levels or [2**self.bits - 1]) < 128
+
+    @property
+    def int_scales(self) -> bool:
+        return self.scales in INT_SCALES
+
+    @property
+    def int_mins(self) -> bool:
+        return self.mins not in (None, "f16")
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A type whose elements are numbers already: F32, F16, BF16. `elem` is the vector element, "bf16" kept as u16."""
+
+    name: str
+    elem: str
+    n_bytes: int
+    block: int = 1
+
+    is_float, wider = True, False
+
+
+def quant(
+    *,
+    block: int,
+    bits: int,
+    sub: int = 32,
+    group: int | None = None,
+    zero: int = 0,
+    levels=None,
+    scales: str = "f16",
+    mins: str | None = None,
+    unit: float = 1.0,
+    wider: bool = False,
+    **fields: str,
+):
+    """Class decorator: the class becomes a Quant named after it. Fields are listed in file order; sizes are checked
+    against the GGUF table."""
+
+    def declare(cls) -> Quant:
+        members, offset = {}, 0
+        for name, spec in fields.items():
+            elem, count = re.fullmatch(r"(\w+?)(?:\[(\d+)\])?", spec).groups()
+            members[name] = Field(spec, offset)
+            offset += _SIZES[elem] * int(count or 1)
+        known = table.by_name(cls.__name__)
+        if (block, offset) != (known.block, known.bytes):
+            raise TypeError(
+                f"{cls.__name__}: declared {offset} bytes per {block} columns, GGUF has {known.bytes} per {known.block}"
+            )
+        if scales not in FLOAT_SCALES + INT_SCALES or mins not in (None, "f16", "u8", "i8", "u4"):
+            raise TypeError(f"{cls.__name__}: no scales {scales!r} with mins {mins!r}")
+        functions = {k: v for k, v in vars(cls).items() if callable(v)}
+        codes = tuple(levels) if levels else None
+        return Quant(
+            cls.__name__,
+            block,
+            members,
+            offset,
+            sub,
+            group or sub,
+            bits,
+            zero,
+            codes,
+            scales,
+            mins,
+            unit,
+            wider,
+            functions,
+        )
+
+    return declare
+
+
+def plain(name: str, elem: str) -> Plain:
+    return Plain(name, elem, table.by_name(name).bytes)
+
+
+@functools.cache
+def get(name: str) -> Quant | Plain:
+    """The declaration of a type by its ggml name. Raises KeyError with the list of declared types."""
+    file = name.lower()
+    if file not in declared_files():
+        raise KeyError(
+            f"tensor type {name} has no kernels yet; there are: {', '.join(n.upper() for n in declared_files())}"
+        )
+    module: ModuleType = importlib.import_module(f"{__package__}.{file}")
+    return getattr(module, name)
+
+
+@functools.cache
+def declared_files() -> tuple[str, ...]:
+    return tuple(
+        sorted(
+            f.stem
+            for f in Path(__file__).parent.glob("*.py")
+            if re.match(r"(i?q\d|f\d|bf\d|tq\d|mxfp|nvfp|i2_)", f.stem)
+        )
+    )
+
+
+def names() -> list[str]:
+    """Names of all declared types, as ggml spells them."""
+    return [f.upper() for f in declared_files()]

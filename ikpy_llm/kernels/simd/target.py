@@ -1,0 +1,86 @@
+"""Which machine the kernels are compiled for. One target per process; the environment variable IKPY_TARGET forces it.
+Imports no Numba."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from dataclasses import dataclass
+
+from ikpy_llm.errors import IkpyError
+
+# name -> (lanes of f32 in a vector, LLVM features the native bodies need, CPU and triple for code generation when
+# this machine cannot run it)
+_X86, _ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
+_AVX2 = ("avx2", "fma", "f16c", "bmi2")
+_AVX512 = _AVX2 + ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni", "avx512vbmi")
+TARGETS = {
+    "avx512": (16, _AVX512, "icelake-server", _X86),
+    "avx2": (8, _AVX2, "x86-64-v3", _X86),
+    "neon": (4, ("neon", "dotprod"), "neoverse-n1", _ARM),
+    "generic": (4, (), None, None),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """name; f32 lanes per vector; LLVM triple, CPU name and feature string; `isa`: features native bodies may
+    rely on; `here`: this CPU can run it."""
+
+    name: str
+    lanes: int
+    triple: str
+    cpu: str
+    features: str
+    isa: frozenset[str]
+    here: bool
+
+    @property
+    def key(self) -> str:
+        """What object code depends on: part of the cache key."""
+        return f"{self.name}|{self.triple}|{self.cpu}|{self.features}"
+
+
+@functools.cache
+def _host() -> tuple[str, str, dict[str, bool]]:
+    import llvmlite.binding as llvm
+
+    return llvm.get_process_triple(), llvm.get_host_cpu_name(), dict(llvm.get_host_cpu_features())
+
+
+def runnable() -> list[str]:
+    """Names of the targets this CPU can run, best first."""
+    _, _, features = _host()
+    arm = platform.machine().lower() in ("aarch64", "arm64")
+    return [
+        name
+        for name, (_, need, _, triple) in TARGETS.items()
+        if (triple is None or (triple == _ARM) == arm) and all(features.get(f) or (arm and f == "neon") for f in need)
+    ]
+
+
+@functools.cache
+def current() -> Target:
+    """The target of this process: IKPY_TARGET, or the best one this CPU runs. Raises IkpyError for an unknown name.
+    For tests: IKPY_TARGET_NO_VNNI leaves AVX-VNNI out of avx2, IKPY_TARGET_I8MM adds i8mm to a foreign neon."""
+    name = os.environ.get("IKPY_TARGET", "").strip().lower() or runnable()[0]
+    if name not in TARGETS:
+        raise IkpyError(f"IKPY_TARGET={name!r}: accepted are {', '.join(TARGETS)}")
+    lanes, need, cross_cpu, cross_triple = TARGETS[name]
+    triple, cpu, features = _host()
+    if name not in runnable():  # code for a machine we are not on: its assembly can be checked, not run
+        extra = ("i8mm",) if os.environ.get("IKPY_TARGET_I8MM") else ()
+        need += extra
+        return Target(name, lanes, cross_triple, cross_cpu, ",".join("+" + f for f in need), frozenset(need), False)
+    on = {f for f, is_on in features.items() if is_on}
+    no_vnni = {"avxvnni"} & on if name == "avx2" and os.environ.get("IKPY_TARGET_NO_VNNI") else set()
+    on -= no_vnni
+    isa = on | {*need} if name in ("avx512", "neon") else on & {*need, "avxvnni"} if name == "avx2" else set()
+    # 512-bit values stay whole on CPUs whose tuning prefers 256-bit code; the others are limited to what their
+    # name promises
+    drop = [f for f in on if name == "avx2" and f.startswith("avx512")] + ["prefer-256-bit"] * (name == "avx512")
+    drop += no_vnni
+    keep = sorted((on if name != "avx2" else {f for f in on if not f.startswith("avx512")}) - set(drop))
+    flags = ["+" + f for f in keep] + ["-" + f for f in sorted(drop)]
+    return Target(name, lanes, triple, cpu, ",".join(flags), frozenset(isa), True)

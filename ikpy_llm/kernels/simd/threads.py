@@ -1,0 +1,62 @@
+"""What threads need to meet: atomic words, waiting, calling a kernel by its address."""
+
+from __future__ import annotations
+
+import sys
+
+from llvmlite import ir
+from numba import types
+
+from .core import I32, I64, call, op
+from .memory import _address, i64
+
+
+@op(lambda addr, v: i64)
+def atomic_add(b, sig, addr, v):
+    """Add to the int64 at address; returns the old value (acquire-release)."""
+    return b.atomic_rmw("add", _address(b, addr, I64), v, "acq_rel")
+
+
+@op(lambda addr, expected, new: i64)
+def atomic_swap_if(b, sig, addr, expected, new):
+    """Compare and swap the int64 at address; returns the old value (sequentially consistent)."""
+    return b.extract_value(b.cmpxchg(_address(b, addr, I64), expected, new, "seq_cst", "seq_cst"), 0)
+
+
+@op(lambda addr: i64)
+def atomic_load(b, sig, addr):
+    """The int64 at address (sequentially consistent)."""
+    return b.load_atomic(_address(b, addr, I64), "seq_cst", 8)
+
+
+@op(lambda addr, v: types.void)
+def atomic_store(b, sig, addr, v):
+    """Store the int64 v at address (sequentially consistent)."""
+    b.store_atomic(v, _address(b, addr, I64), "seq_cst", 8)
+
+
+@op(lambda: types.void)
+def pause(b, sig):
+    """Tell the core that we are waiting; portable body: nothing."""
+
+
+@op(lambda: types.void)
+def sched_yield(b, sig):
+    """Give the core to another thread (the C library's sched_yield)."""
+    call(b, "sched_yield", I32)
+
+
+CLOCK_MONOTONIC = 6 if sys.platform == "darwin" else 1
+
+
+@op(lambda addr: types.void)
+def clock(b, sig, addr):
+    """Store the time as int64 seconds, int64 nanoseconds (the C library's clock_gettime, monotonic)."""
+    call(b, "clock_gettime", I32, I32(CLOCK_MONOTONIC), b.inttoptr(addr, I64.as_pointer()))
+
+
+@op(lambda fn, args, ith, nth: types.void)
+def call_kernel(b, sig, fn, args, ith, nth):
+    """Call the kernel at address fn."""
+    fn_type = ir.FunctionType(ir.VoidType(), [I64, I64, I64])
+    b.call(b.inttoptr(fn, fn_type.as_pointer()), [args, ith, nth])

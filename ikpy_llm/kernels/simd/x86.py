@@ -1,0 +1,72 @@
+"""Native bodies for x86-64: AVX-512 (VNNI, VBMI), AVX-VNNI, AVX2."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+
+from . import ops, threads
+from .core import Vec, call, constant, shuffle
+
+
+def _lanes(n):
+    return lambda acc, u, s: u.lanes == n
+
+
+@ops.dot4.op.native("avx2", when=_lanes(32))
+def _(b, sig, acc, u, s):
+    """Even and odd bytes as 16-bit pairs: exact, where vpmaddubsw would saturate for u > 129."""
+    w16, out = Vec("i16", 16), acc.type
+    u16, s16, eight = b.bitcast(u, w16.ir), b.bitcast(s, w16.ir), constant(w16, 8)
+    even = call(b, "llvm.x86.avx2.pmadd.wd", out, b.and_(u16, constant(w16, 255)), b.ashr(b.shl(s16, eight), eight))
+    odd = call(b, "llvm.x86.avx2.pmadd.wd", out, b.lshr(u16, eight), b.ashr(s16, eight))
+    return b.add(acc, b.add(even, odd))
+
+
+@ops.dot4_small.op.native("avx2", when=_lanes(32))
+def _(b, sig, acc, u, s):
+    """u <= 127: pairs stay below 2 * 127 * 127 = 32258, vpmaddubsw does not saturate (s is never -128)."""
+    w16 = Vec("i16", 16)
+    pairs = call(b, "llvm.x86.avx2.pmadd.ub.sw", w16.ir, u, s)
+    return b.add(acc, call(b, "llvm.x86.avx2.pmadd.wd", acc.type, pairs, constant(w16, 1)))
+
+
+for _op in (ops.dot4, ops.dot4_small):
+
+    @_op.op.native("avxvnni", when=_lanes(32))
+    @_op.op.native("avx512vnni", "avx512vl", when=_lanes(32))
+    def _(b, sig, acc, u, s):
+        return call(b, "llvm.x86.avx512.vpdpbusd.256", acc.type, acc, u, s)
+
+    @_op.op.native("avx512vnni", when=_lanes(64))
+    def _(b, sig, acc, u, s):
+        return call(b, "llvm.x86.avx512.vpdpbusd.512", acc.type, acc, u, s)
+
+
+@ops.dot2.op.native("avx2", when=lambda acc, x, y: x.lanes == 16)
+def _(b, sig, acc, x, y):
+    return b.add(acc, call(b, "llvm.x86.avx2.pmadd.wd", acc.type, x, y))
+
+
+@ops.dot2.op.native("avx512vnni", when=lambda acc, x, y: x.lanes == 32)
+def _(b, sig, acc, x, y):
+    return call(b, "llvm.x86.avx512.vpdpwssd.512", acc.type, acc, x, y)
+
+
+@ops.lookup.op.native("avx2", when=lambda t, i: i.lanes == 32)
+def _(b, sig, table, index):
+    return call(b, "llvm.x86.avx2.pshuf.b", index.type, shuffle(b, table, table, list(range(16)) * 2), index)
+
+
+@ops.lookup.op.native("avx512bw", when=lambda t, i: i.lanes == 64)
+def _(b, sig, table, index):
+    return call(b, "llvm.x86.avx512.pshuf.b.512", index.type, shuffle(b, table, table, list(range(16)) * 4), index)
+
+
+@ops.lookup.op.native("avx2", when=lambda t, i: i.lanes == 16)
+def _(b, sig, table, index):
+    return call(b, "llvm.x86.ssse3.pshuf.b.128", index.type, table, index)
+
+
+@threads.pause.op.native("sse2")
+def _(b, sig):
+    call(b, "llvm.x86.sse2.pause", ir.VoidType())

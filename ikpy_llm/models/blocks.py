@@ -1,0 +1,67 @@
+"""Functions the architectures share: each takes the graph and the hyperparameters and leaves ops."""
+
+from __future__ import annotations
+
+from ikpy_llm.engine.graph import Graph, Value
+from ikpy_llm.engine.params import Params
+from ikpy_llm.engine.rope import Angles, Yarn
+
+
+def embed(g: Graph, p: Params, scale: float = 1.0) -> Value:
+    """Rows of token_embd times `scale`; the vocabulary's size is the tensor's."""
+    tensor = g.tensors.get("token_embd.weight")
+    n_vocab = tensor.shape[0] if tensor is not None and len(tensor.shape) == 2 else 0
+    return g.embed(n_vocab, p.n_embd, scale=scale)
+
+
+def angles(p: Params, freqs: str = "") -> Angles:
+    """How q and k are rotated; ways to stretch the context that we do not know are refused."""
+    p.only("rope_scaling", "none", "linear", "yarn")
+    factor = p.rope_factor or p.rope_scale_linear or 1.0
+    scale = p.rope_attn_factor * p.yarn_attn_factor
+    if p.rope_scaling != "yarn":
+        return Angles(p.n_rot, p.rope_base, 1.0 if p.rope_scaling == "none" else factor, freqs, scale)
+    return Angles(p.n_rot, p.rope_base, factor, freqs, scale, Yarn(p.rope_n_ctx, p.yarn_fast, p.yarn_slow, p.yarn_mix))
+
+
+def attention(
+    g: Graph,
+    p: Params,
+    x: Value,
+    *,
+    rope: str,
+    turns: Angles | None = None,
+    scale: float | None = None,
+    window: int = 0,
+    qk_norm: bool = False,
+) -> Value:
+    """Grouped-query attention with (normed and) rotated q and k over the KV cache; turns: other angles than the
+    file's, scale: other than head_dim ** -0.5.
+    """
+    p.check_attention()
+    q = g.linear(x, "attn_q", p.n_head * p.head_dim)
+    k = g.linear(x, "attn_k", p.n_head_kv * p.head_dim)
+    v = g.linear(x, "attn_v", p.n_head_kv * p.v_dim)
+    if qk_norm:
+        q = g.head_norm(q, "attn_q_norm", p.n_head, p.eps)
+        k = g.head_norm(k, "attn_k_norm", p.n_head_kv, p.eps)
+    turns = turns or angles(p, g.freqs(p.n_rot))
+    q, k = g.rope(q, p.n_head, rope, turns), g.rope(k, p.n_head_kv, rope, turns)
+    g.kv_store(k, v, p.n_head_kv, window)
+    y = g.attend(q, p.n_head, p.n_head_kv, p.v_dim, scale or p.head_dim**-0.5, window)
+    return g.linear(y, "attn_output", p.n_embd)
+
+
+def ffn(g: Graph, p: Params, x: Value, *, act: str = "silu") -> Value:
+    """W_down (act(W_gate x) * W_up x)"""
+    gate, up = g.linear(x, "ffn_gate", p.n_ff), g.linear(x, "ffn_up", p.n_ff)
+    return g.linear(g.gated(gate, up, act), "ffn_down", p.n_embd)
+
+
+def head(g: Graph, p: Params, x: Value) -> Value:
+    """Logits (or what comes before the output matrix); a file without an output matrix uses the embedding (tied)."""
+    x = g.norm(g.outputs(x), "output_norm", p.eps)
+    if g.hidden:
+        return x
+    n_vocab = g.tensors["token_embd.weight"].shape[0]
+    return g.linear(x, "output" if g.has("output.weight") else "token_embd", n_vocab)

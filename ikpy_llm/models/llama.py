@@ -1,0 +1,18 @@
+"""LLaMA and what shares its wiring: pre-norm blocks of grouped-query attention and SwiGLU."""
+
+from __future__ import annotations
+
+from ikpy_llm.engine.graph import Graph, Value
+from ikpy_llm.engine.params import Params
+from ikpy_llm.models.blocks import attention, embed, ffn, head
+
+ROPE = "norm"  # neighbouring columns are rotated together
+
+
+def build(g: Graph, p: Params, rope: str = ROPE) -> Value:
+    """Ops of one step, token ids to logits."""
+    x = embed(g, p)
+    for _ in g.layers(p.n_layer):
+        x = g.add(x, attention(g, p, g.norm(x, "attn_norm", p.eps), rope=rope))
+        x = g.add(x, ffn(g, p, g.norm(x, "ffn_norm", p.eps)))
+    return head(g, p, x)

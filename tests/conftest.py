@@ -1,0 +1,34 @@
+"""What tests share: the folders of the checkout and `ikpy` as a user calls it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def ikpy():
+    """Runs `ikpy WORDS...` in a process of its own: ikpy("run", "-p", "x", env={...}) -> CompletedProcess with text."""
+
+    def run(*words, env=None, **kwargs):
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("IKPY_", "LLAMA_ARG_")) or k in KEPT}
+        command = [sys.executable, "-m", "ikpy_llm", *map(str, words)]
+        return subprocess.run(
+            command,
+            env={**clean, **(env or {})},
+            cwd=kwargs.pop("cwd", ROOT),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=kwargs.pop("timeout", 300),
+            **kwargs,
+        )
+
+    return run
+
+
+KEPT = ("IKPY_CACHE", "IKPY_TARGET")  # where things are, not what is done with them

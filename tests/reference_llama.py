@@ -1,0 +1,65 @@
+"""The specification of models/llama.py and qwen2.py: the whole forward pass in NumPy float64, from a file's dequantized
+weights.
+"""
+
+import numpy as np
+from gguf import GGUFReader, dequantize
+
+
+class ReferenceLlama:
+    """`logits(tokens)` -> float64 (n, vocabulary). The gguf package reads the file: nothing is shared with ikpy."""
+
+    def __init__(self, path, cache=np.float64):
+        self.cache = cache  # the precision in which keys and values are kept
+        reader = GGUFReader(path)
+        self.w = {t.name: dequantize(t.data, t.tensor_type).astype(np.float64) for t in reader.tensors}
+        self.architecture = reader.fields["general.architecture"].contents()
+        prefix = self.architecture + "."
+        self.meta = {k.removeprefix(prefix): f.contents() for k, f in reader.fields.items() if k.startswith(prefix)}
+
+    def logits(self, tokens) -> np.ndarray:
+        m, w = self.meta, self.w
+        x = w["token_embd.weight"][np.asarray(tokens)]
+        for i in range(m["block_count"]):
+            x = x + self.attention(i, self.norm(x, f"blk.{i}.attn_norm"))
+            h = self.norm(x, f"blk.{i}.ffn_norm")
+            gate, up = self.linear(h, f"blk.{i}.ffn_gate"), self.linear(h, f"blk.{i}.ffn_up")
+            x = x + self.linear(gate / (1 + np.exp(-gate)) * up, f"blk.{i}.ffn_down")
+        return self.linear(self.norm(x, "output_norm"), "output" if "output.weight" in w else "token_embd")
+
+    def norm(self, x, name):
+        eps = self.meta["attention.layer_norm_rms_epsilon"]
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * self.w[name + ".weight"]
+
+    def linear(self, x, name):
+        return x @ self.w[name + ".weight"].T + self.w.get(name + ".bias", 0.0)
+
+    def heads(self, x, n):
+        return x.reshape(len(x), n, -1).swapaxes(0, 1)  # (heads, tokens, columns)
+
+    def rope(self, x):
+        """Pairs of columns (neighbours; qwen2: i, i + n/2) turn by position * base^(-2i/n), over the file's factors."""
+        n_rot = self.meta.get("rope.dimension_count", x.shape[-1])
+        frequency = self.meta.get("rope.freq_base", 10000.0) ** (-np.arange(0, n_rot, 2) / n_rot)
+        frequency = frequency / self.w.get("rope_freqs.weight", 1.0) / self.meta.get("rope.scaling.factor", 1.0)
+        angle = np.arange(x.shape[1])[:, None] * frequency
+        a, b = slice(0, n_rot, 2), slice(1, n_rot, 2)
+        if self.architecture == "qwen2":
+            a, b = slice(0, n_rot // 2), slice(n_rot // 2, n_rot)
+        out = x.copy()
+        out[..., a] = x[..., a] * np.cos(angle) - x[..., b] * np.sin(angle)
+        out[..., b] = x[..., a] * np.sin(angle) + x[..., b] * np.cos(angle)
+        return out
+
+    def attention(self, i, x):
+        n_head = self.meta["attention.head_count"]
+        n_head_kv = self.meta.get("attention.head_count_kv", n_head)
+        q = self.rope(self.heads(self.linear(x, f"blk.{i}.attn_q"), n_head))
+        k = self.rope(self.heads(self.linear(x, f"blk.{i}.attn_k"), n_head_kv))
+        v = self.heads(self.linear(x, f"blk.{i}.attn_v"), n_head_kv)
+        k, v = (t.astype(self.cache).astype(np.float64).repeat(n_head // n_head_kv, axis=0) for t in (k, v))
+        scores = q @ k.swapaxes(1, 2) / np.sqrt(q.shape[-1])
+        scores = np.where(np.tri(len(x), dtype=bool), scores, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        y = weights / weights.sum(-1, keepdims=True) @ v
+        return self.linear(y.swapaxes(0, 1).reshape(len(x), -1), f"blk.{i}.attn_output")

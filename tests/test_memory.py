@@ -1,0 +1,60 @@
+"""Working memory: alignment, filling, and how much there is."""
+
+import os
+
+import numpy as np
+import pytest
+
+from ikpy_llm.engine import memory
+
+MEMINFO = "MemTotal:  32000000 kB\nMemAvailable:   2000 kB\n"
+
+
+@pytest.mark.parametrize("n_bytes", [1, 4096, 100_000, memory.HUGE, 3 * memory.HUGE + 5])
+@pytest.mark.parametrize("huge", [True, False])
+def test_aligned_zero_and_as_long_as_asked(n_bytes, huge):
+    m = memory.Memory(n_bytes, huge=huge)
+    assert len(m.bytes) == n_bytes and not m.bytes.any()
+    assert m.address % (memory.HUGE if huge and n_bytes >= memory.HUGE else memory.PAGE) == 0
+    m.bytes[-1] = 7
+
+
+def test_filled_with_nan():
+    m = memory.Memory(64, fill=True)
+    assert np.isnan(m.bytes.view(np.float32)).all() and np.isnan(m.bytes.view(np.float16)).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_a_child_has_a_copy():
+    m = memory.Memory(64)
+    child = os.fork()
+    if child == 0:
+        m.bytes[0] = 1
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert m.bytes[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"proc/meminfo": MEMINFO}, 2000 << 10),
+        ({"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "1000000\n",
+          "sys/fs/cgroup/a/memory.current": "400000\n"}, 600_000),
+        ({"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "1000000\n",
+          "sys/fs/cgroup/a/memory.current": "400000\n",
+          "sys/fs/cgroup/a/memory.stat": "anon 5\ninactive_file 300000\n"}, 900_000),
+        ({"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "max\n"}, 2000 << 10),
+        ({"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/memory.max": "5000\n",
+          "sys/fs/cgroup/a/memory.current": "6000\n"}, 0),
+        ({"proc/meminfo": MEMINFO, "proc/self/cgroup": "9:memory:/x\n",
+          "sys/fs/cgroup/memory/memory.limit_in_bytes": "300000\n",
+          "sys/fs/cgroup/memory/memory.usage_in_bytes": "100000\n"}, 200_000),
+    ],
+)  # fmt: skip
+def test_what_is_available(tmp_path, files, expected):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert memory.available(tmp_path) == expected

@@ -1,0 +1,101 @@
+"""`ikpy-sweep-bench`: llama-sweep-bench's table and jsonl, read back again, and its picture."""
+
+import json
+
+import pytest
+import tiny_model
+from conftest import ROOT
+
+from ikpy_llm import cli
+from ikpy_llm.cli.commands import sweep_bench
+from ikpy_llm.errors import IkpyError
+
+HEAD = [
+    "|    PP |     TG |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |",
+    "|-------|--------|--------|----------|----------|----------|----------|",
+]
+ROW = {"pp": 64, "tg": 4, "n_kv": 0, "t_pp": 0.0949, "speed_pp": 674.19, "t_tg": 0.0337, "speed_tg": 118.85}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_model.write(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+def sweep(ikpy, model, *words):
+    done = ikpy("sweep-bench", "-m", model, "-c", "256", "-ub", "64", "-t", "1", *words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_rows_in_the_peers_widths(capsys):
+    assert sweep_bench.table_row(ROW) == "|    64 |      4 |      0 |    0.095 |   674.19 |    0.034 |   118.85 |"
+    with_memory = sweep_bench.table_row(ROW | {"rss_hwm_mib": 12.345, "vram_delta_mib": None})
+    assert with_memory.endswith("|   118.85 |       12.3 |        n/a |")
+    assert sweep_bench.json_row(ROW) == (
+        '{"pp": 64, "tg": 4, "n_kv": 0, "t_pp": 0.094900, "speed_pp": 674.190000, "t_tg": 0.033700, '
+        '"speed_tg": 118.850000 }'
+    )
+    sweep_bench.print_head({"n_kv_max": 256}, {"model_filename": "m", "machine": "cpu"}, True)
+    assert capsys.readouterr().out.splitlines()[4:] == [
+        HEAD[0] + "    RSS HWM | VRAM delta |",
+        HEAD[1] + "------------|------------|",
+    ]
+
+
+def test_table(ikpy, model, tmp_path):
+    text = sweep(ikpy, model)
+    empty, main, machine, blank, *table = text.splitlines()
+    assert (empty, blank, table[:2]) == ("", "", HEAD)
+    assert main == (
+        "main: n_kv_max = 256, n_batch = 2048, n_ubatch = 64, flash_attn = 1, n_gpu_layers = -1, n_threads = 1, "
+        "n_threads_batch = 1"
+    )
+    assert "load average" in machine
+    assert [line[:27] for line in table[2:]] == [f"|    64 |     16 | {n:6} |" for n in (0, 64, 128, 192)]
+    file = tmp_path / "run.md"
+    file.write_text(text)
+    rows = sweep_bench.read_rows(str(file))
+    assert [row["n_kv"] for row in rows] == [0, 64, 128, 192] and all(row["speed_tg"] > 0 for row in rows)
+
+
+def test_jsonl_and_its_options(ikpy, model, tmp_path):
+    words = ["-n", "2", "-nrep", "2", "--sweep-stride", "2", "--sweep-memory", "-wb", "-o", "jsonl"]
+    text = sweep(ikpy, model, *words)
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert [(r["tg"], r["n_kv"]) for r in rows] == [(2, 0), (2, 0), (2, 128)]
+    head = "n_kv_max n_batch n_ubatch flash_attn n_gpu_layers n_threads n_threads_batch"
+    assert list(rows[0])[:14] == [*head.split(), *sweep_bench.KEYS]
+    assert text.splitlines()[0].endswith(" }") and rows[0]["rss_hwm_mib"] > 10 and rows[0]["vram_delta_mib"] is None
+
+
+def test_pictures_of_several_runs(ikpy, model, tmp_path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "a.jsonl").write_text(
+        sweep_bench.json_row(ROW) + "\n" + sweep_bench.json_row(ROW | {"n_kv": 64}) + "\n"
+    )
+    (tmp_path / "b.md").write_text("\n".join([*HEAD, sweep_bench.table_row(ROW)]))
+    words = ["--compare", "a.jsonl", "b.md", "--plot", "both.png"]
+    done = ikpy("sweep-bench", *words, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert (tmp_path / "both.png").read_bytes()[:4] == b"\x89PNG"
+    sweep(ikpy, model, "-n", "1", "--plot", tmp_path / "own.png", "--compare", tmp_path / "a.jsonl")
+    assert (tmp_path / "own.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_errors(tmp_path):
+    (tmp_path / "odd.md").write_text("no table\n{not json\n| a | b |\n")
+    with pytest.raises(IkpyError, match="no rows of a sweep"):
+        sweep_bench.read_rows(str(tmp_path / "odd.md"))
+    with pytest.raises(IkpyError, match="No such file"):
+        sweep_bench.read_rows(str(tmp_path / "none.md"))
+    with pytest.raises(IkpyError, match="add --plot FILE"):
+        (tmp_path / "a.md").write_text(sweep_bench.table_row(ROW))
+        sweep_bench.main(sweep_bench.Options(compare=[str(tmp_path / "a.md")]))
+    with pytest.raises(IkpyError, match=r"x\.md: result files follow --compare"):
+        sweep_bench.main(sweep_bench.Options(files=["x.md"]))
+
+
+def test_the_peers_program_name(capsys):
+    assert cli.main(["x.md"], "sweep-bench") == 1
+    assert "x.md: result files follow --compare" in capsys.readouterr().err

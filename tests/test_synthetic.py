@@ -1,0 +1,73 @@
+"""Synthetic models: the size of the reference, sane weights of every declared type, and the engine runs them."""
+
+import numpy as np
+import pytest
+
+from ikpy_llm.engine import synthetic
+from ikpy_llm.engine.options import Options
+from ikpy_llm.engine.session import Session
+from ikpy_llm.errors import IkpyError
+from ikpy_llm.kernels import jit, quants
+from ikpy_llm.kernels.derive.api import dequantize
+from ikpy_llm.models import llama
+
+
+def test_the_model_whose_speeds_are_compared():
+    shape = synthetic.shape_of("0.4B")
+    assert shape == synthetic.Shape() and shape.layer_weights == 377_487_360
+    sizes = {"Q4_0": 426, "Q8_0": 615, "Q6_K": 524, "F16": 969}
+    assert {t: round(synthetic.SyntheticFile(t, shape).n_bytes / 1e6) for t in sizes} == sizes
+
+
+@pytest.mark.parametrize(
+    ("size", "n_layer"), [("0.4B", 8), ("400M", 8), ("0.8b", 16), ("7B", 140), ("1M", 1), ("2", 40)]
+)
+def test_sizes(size, n_layer):
+    assert synthetic.shape_of(size).n_layer == n_layer
+
+
+@pytest.mark.parametrize("size", ["moe", "mla", "big", "0", "-1B", "1e9B", ""])
+def test_sizes_that_are_refused(size):
+    with pytest.raises(IkpyError, match="--synthetic"):
+        synthetic.shape_of(size)
+
+
+def test_types():
+    assert synthetic.types_of(["q4_0", "Q4_K", "Q4_0"]) == ["Q4_0", "Q4_K"]
+    everything = synthetic.types_of(["all"])
+    assert set(everything) == set(quants.names()) - {"F32"} and everything[-1] in ("F16", "BF16")
+    with pytest.raises(IkpyError, match="--type Q9: there are "):
+        synthetic.types_of(["Q9"])
+    assert synthetic.bits_per_weight("Q4_K") == 4.5
+
+
+@pytest.mark.slow
+def test_weights_of_every_type_are_sane():
+    """Finite, of about the same size, and different from row to row: or attention overflows and caches flatter."""
+    names = quants.names()
+    jit.load(jit.Kernel("derive.dequant", type=name) for name in names)
+    for name in names:
+        data = synthetic.SyntheticTensor("x", name, (16, 512)).data
+        values = dequantize(data, name, (16, 512))
+        assert np.isfinite(values).all(), name
+        assert synthetic.DEVIATION / 4 < values.std() < synthetic.DEVIATION * 4, (name, values.std())
+        assert len(np.unique(values, axis=0)) == 16, name
+
+
+def test_bytes_come_and_go():
+    tensor = synthetic.SyntheticTensor("x", "Q4_0", (100, 256))
+    first = tensor.data.copy()
+    assert len(first) == tensor.n_bytes == 100 * 144 and tensor.address % 4096 == 0
+    tensor.release()
+    assert (tensor.data == first).all()
+
+
+@pytest.mark.parametrize("repack", [True, False])
+def test_the_engine_runs_it(repack):
+    file = synthetic.SyntheticFile("Q4_K", synthetic.TINY)
+    with Session(file, llama.build, Options(n_ctx=256, threads=2, repack=repack)) as session:
+        logits = session.eval([1, 2, 3])
+        assert logits.shape == (1, 512) and np.isfinite(logits).all() and logits.std() > 0
+        again = session.eval([4])
+        session.rewind(3)
+        assert (session.eval([4]) == again).all()

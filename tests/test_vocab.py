@@ -1,0 +1,240 @@
+"""Vocabularies against ids that the reference programs gave, and against what a damaged file may hold.
+
+tests/data/vocab_smollm2.gguf.xz is SmolLM2's vocabulary (Apache-2.0). vocab_cases.json.xz has the reference's ids for
+it, four tiny vocabularies with theirs, and words per pre-tokenizer whose ids agreed with the reference's on its files.
+"""
+
+import gzip
+import json
+import lzma
+import os
+import random
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from gguf_writer import U, write
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from ikpy_llm.engine.gguf import open_gguf
+from ikpy_llm.engine.vocab import load_vocab
+from ikpy_llm.engine.vocab_bpe import _SYMBOLS, PRE, BpeEncoder
+from ikpy_llm.engine.vocab_merge import merge
+from ikpy_llm.errors import IkpyError, ModelFileError
+
+DATA = Path(__file__).parent / "data"
+with lzma.open(DATA / "vocab_cases.json.xz", "rt", encoding="utf-8") as _file:
+    CASES = json.load(_file)
+ALPHABET = {letter: i for i, letter in enumerate("abcdefghijklmnopqrstuvwxyz")}
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vocab") / "smollm2.gguf"
+    path.write_bytes(lzma.decompress((DATA / "vocab_smollm2.gguf.xz").read_bytes()))
+    return load_vocab(open_gguf(path).meta, path)
+
+
+@pytest.fixture(scope="module", params=list(CASES["tiny"]))
+def tiny(request, tmp_path_factory):
+    """(vocabulary, cases) of a tiny model, through a file."""
+    entry = CASES["tiny"][request.param]
+    path = write(tmp_path_factory.mktemp("vocab") / "tiny.gguf", entry["meta"], {})
+    return load_vocab(open_gguf(path).meta, path), entry["cases"]
+
+
+def test_smollm2_ids_and_texts(smollm2):
+    for case in CASES["smollm2"]:
+        text = case["text"]
+        assert smollm2.encode(text, add_special=False) == case["ids_plain"], text
+        ids = case["ids_special_added_parsed"]
+        assert smollm2.encode(text, parse_special=True) == ids, text
+        assert smollm2.decode(ids) == case["detok_special_added_parsed"]
+        assert smollm2.decode(ids, skip_special=False) == case["pieces_special_added_parsed"]
+
+
+def test_smollm2_properties(smollm2):
+    assert (smollm2.n_tokens, smollm2.bos, smollm2.eos, smollm2.eot, smollm2.add_bos) == (49152, 1, 2, 2, False)
+    assert smollm2.eog == {0, 2} and smollm2.pieces[0] == "<|endoftext|>"
+    assert smollm2.token_bytes(2) == b"" and smollm2.token_bytes(2, skip_special=False) == b"<|im_end|>"
+    for wrong in (-1, 49152):
+        with pytest.raises(IkpyError, match="49152"):
+            smollm2.token_bytes(wrong)
+
+
+def test_special_tokens_are_text_unless_parsed(smollm2):
+    text = "<|im_start|>user<|im_end|>"
+    assert smollm2.encode(text, parse_special=True) == [1, *smollm2.encode("user"), 2]
+    assert not {1, 2} & set(smollm2.encode(text))
+
+
+def test_tiny_vocabularies(tiny):
+    vocab, cases = tiny
+    for text, ids in cases:
+        assert vocab.encode(text) == ids
+        assert vocab.decode(ids) == text
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(max_size=60))
+def test_decode_gives_back_the_text(smollm2, text):
+    assume(all(_SYMBOLS[byte] in smollm2._ids for byte in text.encode()))  # it lacks some control characters
+    ids = smollm2.encode(text, add_special=False)
+    assert smollm2.decode(ids) == text
+    decoder = smollm2.decoder()
+    assert "".join(decoder.feed(i) for i in ids) + decoder.flush() == text
+
+
+def test_decode_gives_back_the_text_in_tiny_vocabularies(tiny):
+    vocab, _ = tiny
+    for text in (
+        "a",
+        " a",
+        "  two  spaces ",
+        "Ünï 漢字 👍🏽",
+        "line\n\n\tend\n",
+        "x" * 300,
+        "\r\n \u3000\xa0",
+        "1234567",
+    ):
+        assert vocab.decode(vocab.encode(text, add_special=False)) == text
+
+
+def test_stream_waits_for_whole_characters(smollm2):
+    ids = smollm2.encode("👍é")
+    decoder = smollm2.decoder()
+    pieces = [decoder.feed(i) for i in ids]
+    assert "".join(pieces) == "👍é" and "\ufffd" not in "".join(pieces) and "" in pieces
+    decoder = smollm2.decoder()
+    assert decoder.feed(ids[0]) == "" and decoder.flush() == "\ufffd"
+
+
+def test_lone_surrogates_become_replacement_characters(smollm2):
+    assert smollm2.encode("a\udcffb") == smollm2.encode("a\ufffdb")
+
+
+def test_long_words_take_no_quadratic_time(smollm2):
+    start = time.perf_counter()
+    assert smollm2.decode(smollm2.encode("ab" * 30_000 + " " * 10_000)).startswith("abab")
+    assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize("name", list(PRE))
+def test_words_of_every_pre_tokenizer(name):
+    encoder = BpeEncoder(PRE[name], {}, [], "x")
+    for text, words in zip(CASES["words"]["texts"], CASES["words"]["pre"][name], strict=True):
+        assert [word for word, _ in encoder._words.pre_tokenize_str(text)] == words
+
+
+def naive_merge(symbols, ranks, joint):
+    """The definition: merge the best pair, leftmost first, until there is none."""
+    symbols = list(symbols)
+    while True:
+        pairs = [(ranks.get(a + joint + b), i) for i, (a, b) in enumerate(pairwise(symbols))]
+        pairs = [pair for pair in pairs if pair[0] is not None]
+        if not pairs:
+            return symbols
+        _, i = min(pairs)
+        symbols[i : i + 2] = [symbols[i] + symbols[i + 1]]
+
+
+def test_merge_is_its_definition():
+    rng = random.Random(1)
+    for _ in range(300):
+        pieces = [bytes(rng.choices(b"ab", k=rng.randint(1, 4))) for _ in range(12)]
+        ranks = {a + b" " + b: rng.randint(0, 5) for a in pieces for b in pieces if rng.random() < 0.5}
+        symbols = [bytes([c]) for c in rng.choices(b"ab", k=rng.randint(0, 20))]
+        assert merge(list(symbols), ranks, b" ") == naive_merge(symbols, ranks, b" ")
+
+
+# --- small vocabularies of our own ---------------------------------------------------------------------------------
+
+
+def vocab_of(tmp_path, **changed):
+    """A gpt2 vocabulary of the letters a-z, "ab", a control and a user-defined token, with keys replaced or removed."""
+    tokens = [*ALPHABET, "ab", "<|end|>", "  "]
+    meta = {"model": "gpt2", "pre": "gpt-2", "tokens": tokens, "merges": ["a b"]}
+    meta["token_type"] = [*[U(5, 1).value] * 27, 3, 4]
+    meta |= {"eos_token_id": 27} | changed
+    meta = {f"tokenizer.ggml.{key}": value for key, value in meta.items() if value is not None}
+    path = write(tmp_path / "v.gguf", meta, {})
+    return load_vocab(open_gguf(path).meta, path)
+
+
+def test_small_vocabulary(tmp_path):
+    vocab = vocab_of(tmp_path, bos_token_id=0, add_bos_token=True, add_eos_token=True)
+    assert vocab.encode("cab") == [0, 2, 26, 27] and vocab.encode("cab", add_special=False) == [2, 26]
+    assert vocab.encode("", add_special=False) == [] and vocab.encode("") == [0, 27]
+    assert vocab.encode("ab  ab<|end|>c", False, True) == [26, 28, 26, 27, 2]
+    assert vocab.encode("a!b", False) == [0, 1]  # what no token covers is dropped, as in the reference
+    assert vocab.decode([26, 28, 27, 2]) == "ab  c" and vocab.decode([27], skip_special=False) == "<|end|>"
+    assert vocab.eog == {27}
+
+
+def test_unknown_pre_tokenizer_warns(tmp_path, caplog):
+    vocab = vocab_of(tmp_path, pre="brand-new")
+    assert "brand-new" in caplog.text and "gpt-2" in caplog.text
+    assert vocab.encode("ab") == [26]
+
+
+BAD = {
+    "tokens are numbers": ({"tokens": [1, 2]}, "tokens"),
+    "too few types": ({"token_type": [1, 3]}, "token_type"),
+    "types are text": ({"token_type": ["x"] * 29}, "token_type"),
+    "types are floats": ({"token_type": [1.0] * 29}, "token_type"),
+    "bos outside": ({"bos_token_id": 29}, "bos_token_id"),
+    "eos outside": ({"eos_token_id": 2**32 - 1}, "eos_token_id"),
+    "eos negative": ({"eos_token_id": U(5, -1)}, "eos_token_id"),
+    "eot is text": ({"eot_token_id": "27"}, "eot_token_id"),
+    "eos is a truth value": ({"eos_token_id": True}, "eos_token_id"),
+    "model is a number": ({"model": 3}, "model"),
+    "add_bos is a number": ({"add_bos_token": 1}, "add_bos_token"),
+    "merge without a space": ({"merges": ["ab"]}, "merge 0"),
+    "merge with an empty part": ({"merges": ["a b", "a "]}, "merge 1"),
+    "merges are numbers": ({"merges": [1]}, "merges"),
+    "no merges": ({"merges": None}, "merges"),
+    "no scores": ({"model": "llama"}, "scores"),
+    "too few scores": ({"model": "llama", "scores": [0.0]}, "scores"),
+    "scores are integers": ({"model": "llama", "scores": [1] * 29}, "scores"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_contradictions_are_refused(tmp_path, case):
+    changed, word = BAD[case]
+    with pytest.raises(ModelFileError, match=word) as caught:
+        vocab_of(tmp_path, **changed).encode("ab")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("changed", [{"model": "bert"}, {"model": None}, {"tokens": None, "token_type": None}])
+def test_models_without_a_known_vocabulary_load(tmp_path, changed):
+    changed = changed | ({"eos_token_id": None} if "tokens" in changed else {})
+    vocab = vocab_of(tmp_path, **changed)
+    with pytest.raises(IkpyError, match="cannot be turned into tokens"):
+        vocab.encode("ab")
+
+
+# --- the whole reference data, where it is at hand -----------------------------------------------------------------
+
+GOLDEN = Path(os.environ.get("IKPY_GOLDEN", "golden")) / "vocab"
+GOLDEN_NAMES = sorted(path.name[4:-8] for path in GOLDEN.glob("tok_*.json.gz"))
+
+
+@pytest.mark.model
+@pytest.mark.skipif(not GOLDEN_NAMES, reason="IKPY_GOLDEN does not name the folder of the reference data")
+@pytest.mark.parametrize("name", GOLDEN_NAMES or [""])
+def test_reference_vocabularies(tmp_path, name):
+    path = tmp_path / "v.gguf"
+    path.write_bytes(gzip.decompress((GOLDEN / f"ggml-vocab-{name}.gguf.gz").read_bytes()))
+    vocab = load_vocab(open_gguf(path).meta, path)
+    for case in json.loads(gzip.decompress((GOLDEN / f"tok_{name}.json.gz").read_bytes())):
+        assert vocab.encode(case["text"], add_special=False) == case["ids_plain"]
+        assert vocab.encode(case["text"], parse_special=True) == case["ids_special_added_parsed"]
+    if (GOLDEN / f"ggml-vocab-{name}.gguf.inp").exists():
+        texts = (GOLDEN / f"ggml-vocab-{name}.gguf.inp").read_bytes().decode().split("\n__ggml_vocab_test__\n")
+        lines = (GOLDEN / f"ggml-vocab-{name}.gguf.out").read_text().splitlines()
+        for text, line in zip(texts, lines, strict=False):
+            assert vocab.encode(text, add_special=False) == [int(word) for word in line.split()]
