@@ -154,7 +154,7 @@ def test_a_dead_compiler_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("IKPY_CACHE", str(tmp_path))
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with pytest.raises(JitError, match=r"rowwise.gated\(act=silu\): compiler process ended with code 1"):
-        jit.load([Kernel("rowwise.gated", act="silu")])
+        jit.compile_missing([Kernel("rowwise.gated", act="silu")])
 
 
 def key(**env):

@@ -11,7 +11,7 @@ ROOF_TILE = {"avx512": (2, 12), "avx2": (1, 8), "neon": (2, 8), "generic": (1, 4
 
 
 def roof_read():
-    """words: src, n_bytes. Every thread reads its part of the bytes once (four vectors at a time, combined so
+    """words: src, n_bytes, sink (4 vectors a thread). Every thread reads its part of the bytes once (four vectors at a time, combined so
     that no load can be left out)."""
     from ..simd import ops
 
@@ -41,12 +41,14 @@ def roof_dot():
 
     n_panels, t = ROOF_TILE
     steps, size, n = 8, 4 * ops.LANES, n_panels * t
+    weights = n_panels * steps * size
     dot = dot_panels(n_panels, t, steps, False)
 
     def roof_dot(src, n_dots, sink, ith, nth):
         acc = ops.tile_zeros(ops.I32V, n)
-        for _ in range(n_dots // (steps * n)):
-            acc = dot(acc, src, steps * size, src + 64 * size)
+        for i in range(n_dots // (steps * n)):
+            at = src + (i & 7) * weights  # other weights each time: products that repeat could be computed once
+            acc = dot(acc, at, steps * size, src + 8 * weights)
         ops.tile_store(sink + ith * n * size, size, acc)
 
     return roof_dot

@@ -74,13 +74,13 @@ def current() -> Target:
         need += extra
         return Target(name, lanes, cross_triple, cross_cpu, ",".join("+" + f for f in need), frozenset(need), False)
     on = {f for f, is_on in features.items() if is_on}
-    no_vnni = {"avxvnni"} & on if name == "avx2" and os.environ.get("IKPY_TARGET_NO_VNNI") else set()
-    on -= no_vnni
+    if name == "avx2":  # no more than its name promises
+        on -= {f for f in on if f.startswith("avx512")}
+        if os.environ.get("IKPY_TARGET_NO_VNNI"):
+            on.discard("avxvnni")
     isa = on | {*need} if name in ("avx512", "neon") else on & {*need, "avxvnni"} if name == "avx2" else set()
-    # 512-bit values stay whole on CPUs whose tuning prefers 256-bit code; the others are limited to what their
-    # name promises
-    drop = [f for f in on if name == "avx2" and f.startswith("avx512")] + ["prefer-256-bit"] * (name == "avx512")
-    drop += no_vnni
-    keep = sorted((on if name != "avx2" else {f for f in on if not f.startswith("avx512")}) - set(drop))
-    flags = ["+" + f for f in keep] + ["-" + f for f in sorted(drop)]
+    # Every feature is named, on or off: a hypervisor may hide some that the CPU's model name implies. 512-bit values
+    # stay whole on CPUs whose tuning prefers 256-bit code.
+    off = {f for f in features if f not in on} | ({"prefer-256-bit"} if name == "avx512" else set())
+    flags = ["+" + f for f in sorted(on)] + ["-" + f for f in sorted(off)]
     return Target(name, lanes, triple, cpu, ",".join(flags), frozenset(isa), True)
