@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 
 import numpy as np
 
 from ikpy_llm import models
 from ikpy_llm.engine.chat import checked
-from ikpy_llm.engine.conversation import Cache, Conversation, End, stream
+from ikpy_llm.engine.conversation import Cache, Conversation, End, checked_n_predict, stream
 from ikpy_llm.engine.gguf import open_gguf
 from ikpy_llm.engine.options import Options
 from ikpy_llm.engine.session import Session
-from ikpy_llm.errors import IkpyError
+from ikpy_llm.engine.stops import checked_stops
+from ikpy_llm.errors import IkpyError, shown
 
 log = logging.getLogger("ikpy.api")
 Progress = Callable[[int, int, str], None]
@@ -40,6 +42,22 @@ class Timings:
     eval_bytes: int
     prompt_flops: int
     eval_flops: int
+
+    @property
+    def prompt_rate(self) -> float:
+        """Tokens per second of prompts; 0 before any."""
+        return self.n_prompt / self.prompt_s if self.n_prompt else 0.0
+
+    @property
+    def eval_rate(self) -> float:
+        """Tokens per second of generation; 0 before any."""
+        return self.n_eval / self.eval_s if self.n_eval else 0.0
+
+    def __str__(self) -> str:
+        return (
+            f"load {self.load_s:.2f} s; prompt {self.n_prompt} tokens, {self.prompt_s:.3f} s, {self.prompt_rate:.1f} "
+            f"t/s; generation {self.n_eval} tokens, {self.eval_s:.3f} s, {self.eval_rate:.1f} t/s"
+        )
 
 
 class Model:
@@ -65,9 +83,11 @@ class Model:
         *,
         n_ctx: int | None = None,
         threads: int = 0,
+        threads_batch: int = 0,
         repack: bool | None = None,
         n_batch: int = 2048,
         n_ubatch: int = 512,
+        swa_full: bool = False,
         progress: Progress | None = None,
     ) -> Model:
         """Open a GGUF file (None: the demo model), compile what it needs, weave its weights.
@@ -76,9 +96,11 @@ class Model:
         n_ctx: positions (tokens) of context, rounded up to a multiple of 256; 0 = as many as the model was trained for,
         None = that, at most 4096.
         threads: 0 = IKPY_THREADS, or the physical cores this process may use.
+        threads_batch: those of prompts; 0 = IKPY_THREADS_BATCH, or as many.
         repack: weave weights into panels (about the file's size of memory again); None = IKPY_REPACK, or where memory
         allows.
         n_ubatch: tokens of a prompt computed at once at most; n_batch (llama.cpp's -b) limits it.
+        swa_full: layers with a sliding window keep all positions, so that one can go back to any of them.
         progress(done, total, name): called during slow parts; kernels compiled, then bytes woven (or fetched).
         Raises ModelFileError, one line, for everything wrong with the file; IkpyError for settings out of range, too
         little memory, kernels that cannot be compiled and a demo model that cannot be fetched.
@@ -88,7 +110,15 @@ class Model:
             from ikpy_llm.engine.demo_model import demo_model_path
 
             path = demo_model_path(progress)
-        options = Options(n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch, threads=threads or 0, repack=repack)
+        options = Options(
+            n_ctx=n_ctx,
+            n_batch=n_batch,
+            n_ubatch=n_ubatch,
+            threads=threads or 0,
+            threads_batch=threads_batch or 0,
+            repack=repack,
+            swa_full=swa_full,
+        )
         file = open_gguf(path)
         session = Session(file, models.builder(file.meta, str(path)), options, progress)
         return cls(session, file.meta, path, time.perf_counter() - start)
@@ -124,8 +154,8 @@ class Model:
 
     @property
     def threads(self) -> int:
-        """Worker threads."""
-        return self._session.workers.n_threads
+        """Worker threads of generation; prompts may have others (`threads_batch`)."""
+        return self._session.n_threads
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Token ids of a text.
@@ -134,6 +164,15 @@ class Model:
         IkpyError for a kind of vocabulary we cannot encode (tokenizer.ggml.model other than gpt2 and llama).
         """
         return self.vocab.encode(text, add_special=add_special, parse_special=parse_special)
+
+    def _ids(self, text, parse_special: bool) -> list[int]:
+        """The tokens of a text, or token ids as they are."""
+        if isinstance(text, str):
+            return self.tokenize(text, parse_special=parse_special)
+        ids = list(text) if isinstance(text, Iterable) and not isinstance(text, bytes) else [None]
+        if not all(isinstance(token, Integral) for token in ids):
+            raise IkpyError(f"{shown(text)} is neither a text nor a list of token ids")
+        return ids
 
     def detokenize(self, ids, *, skip_special: bool = True) -> str:
         """The text of token ids; bytes that are no UTF-8 become U+FFFD. skip_special: special tokens add nothing.
@@ -149,6 +188,21 @@ class Model:
         """
         self.session.rewind(0)
         return self._session.eval(tokens, all_logits=True)
+
+    def embed(self, text: str | list[int], *, pooling: str | None = None, normalize: bool = True) -> np.ndarray:
+        """A text (or token ids) as a vector: float32 (n_embd,); with pooling "none" a row per token: (n, n_embd).
+
+        The rows are what the last norm gives, before the output matrix; they start a new sequence.
+        pooling: "mean", "last" or "cls" (first) row; None = what the file asks for, mean where it does not say.
+        normalize: scaled to Euclidean length 1, so that a dot product is the cosine.
+        IkpyError for a pooling of another name, no tokens, and as in `logits`.
+        """
+        from ikpy_llm.engine import embedding
+
+        kind = embedding.pooling_of(self.meta, self.path) if pooling is None else embedding.checked(pooling)
+        tokens = self._ids(text, parse_special=False)
+        self.session.rewind(0)
+        return embedding.pooled(self._session.hidden(tokens), kind, normalize)
 
     def perplexity(self, text: str, n_ctx: int = 512, *, n_chunks: int = -1, progress: Progress | None = None):
         """How well the model predicts a text: an engine.perplexity.Perplexity (`value`, `error`, `n_scored`, ...).
@@ -181,10 +235,10 @@ class Model:
                 "the model file recommends: %s",
                 ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in recommended.items()),
             )
-        try:
-            options = SamplerOptions(**recommended, **sampling)
-        except TypeError as error:  # a name it does not know
-            raise IkpyError(f"sampling: {error}; there are: {', '.join(SamplerOptions.__dataclass_fields__)}") from None
+        known = SamplerOptions.__dataclass_fields__
+        for name in sampling.keys() - known.keys():
+            raise IkpyError(f"there is no option called {name}; those of samplers are: {', '.join(known)}")
+        options = SamplerOptions(**recommended, **sampling)
         n_vocab = min(self.n_vocab, self.vocab.n_tokens)
         rules = None
         if grammar is not None or json_schema is not None:
@@ -221,17 +275,17 @@ class Model:
         the prompt) and go on; None: end there.
         sampling: fields of engine.sampling.SamplerOptions (temp, top_k, top_p, min_p, repeat_penalty, seed, ...).
         The generator's own value is an engine.conversation.End: how the text ended, and its ids.
-        IkpyError at the call for an empty prompt and as in `sampler`; while iterating for a stop that is no text, if no
-        token may follow, and as in `logits`.
+        IkpyError at the call for an empty prompt, an n_predict or a stop of another kind, and as in `sampler`; while
+        iterating if no token may follow, and as in `logits`.
         """
-        tokens = self.tokenize(prompt, parse_special=parse_special) if isinstance(prompt, str) else list(prompt)
+        tokens = self._ids(prompt, parse_special)
         if not tokens:
             raise IkpyError("the prompt is empty and the model has no token to start a text with")
-        ignore_eos = ignore_eos or n_predict == -2
+        ignore_eos = ignore_eos or checked_n_predict(n_predict) == -2
+        ends, stops = self.ends(stop)
         sampler = self.sampler(grammar=grammar, json_schema=json_schema, ignore_eos=ignore_eos, **sampling)
         for token in tokens:
             sampler.accept(token)
-        ends, stops = self.ends(stop)
         return self.stream(
             tokens, sampler, n_predict=n_predict, ends=ends, stops=stops, show_special=show_special, keep=keep
         )
@@ -244,10 +298,13 @@ class Model:
         return stream(self._cache, tokens, sampler, decoder=self.vocab.decoder(not show_special), **options)
 
     def ends(self, stop=()) -> tuple[frozenset[int], list[str]]:
-        """Ids that end a text, and the stop texts that are not such a token; stop: one text or several."""
+        """Ids that end a text, and the stop texts that are not such a token; stop: one text or several.
+
+        IkpyError for a stop that is no text.
+        """
         found, texts = set(self.vocab.eog), []
-        for text in [stop] if isinstance(stop, str) else list(stop or ()):
-            ids = self.tokenize(text, add_special=False, parse_special=True) if isinstance(text, str) else ()
+        for text in checked_stops(stop):
+            ids = self.tokenize(text, add_special=False, parse_special=True)
             if len(ids) == 1 and not self.vocab.token_bytes(ids[0]):
                 found.add(ids[0])
             else:
@@ -279,12 +336,12 @@ class Model:
         json_schema=None,
         ignore_eos: bool = False,
         **sampling,
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, End]:
         """The assistant's next message in pieces; `messages` as in OpenAI's API (role, content), not changed.
 
         template: a name or Jinja instead of the file's template; template_kwargs: what it may read besides.
         A call that continues the messages of the last one evaluates only what is new. The rest is as in `generate`,
-        but for n_predict = -2, which is -1.
+        the generator's own value too.
         IkpyError at the call for messages of another form, an unknown template and as in `sampler`; while iterating for
         a template that refuses the messages, a conversation longer than n_ctx, and as in `generate`.
         """
@@ -294,14 +351,15 @@ class Model:
             self._chat = key, self.conversation(template=template, tools=tools, **variables)
         conversation = self._chat[1]
         conversation.messages = checked(messages)
-        sampler = self.sampler(grammar=grammar, json_schema=json_schema, ignore_eos=ignore_eos, **sampling)
+        ignore_eos = ignore_eos or checked_n_predict(n_predict) == -2
         ends, stops = self.ends(stop)
+        sampler = self.sampler(grammar=grammar, json_schema=json_schema, ignore_eos=ignore_eos, **sampling)
         return conversation.reply(sampler, n_predict=n_predict, stops=stops, ends=ends)
 
     @property
     def timings(self) -> Timings:
         """What loading took, and prompts and generation since then or since `reset`; seconds, tokens, bytes, flops."""
-        p, g = self._session.timings["prompt"], self.session.timings["generation"]
+        p, g = (self._session.timings[name] for name in ("prompt", "generation"))
         return Timings(self._load_s, p.seconds, p.tokens, g.seconds, g.tokens, p.bytes, g.bytes, p.flops, g.flops)
 
     def reset(self) -> None:

@@ -10,6 +10,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An empty folder for the models of one file of tests."""
+    return tmp_path_factory.mktemp("models")
+
+
 @pytest.fixture
 def ikpy():
     """Runs `ikpy WORDS...` in a process of its own: ikpy("run", "-p", "x", env={...}) -> CompletedProcess with text."""

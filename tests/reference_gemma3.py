@@ -8,7 +8,7 @@ from reference_llama import ReferenceLlama
 class ReferenceGemma3(ReferenceLlama):
     """`logits(tokens)` -> float64 (n, vocabulary)."""
 
-    def logits(self, tokens) -> np.ndarray:
+    def hidden(self, tokens) -> np.ndarray:
         m = self.meta
         x = self.w["token_embd.weight"][np.asarray(tokens)] * np.sqrt(m["embedding_length"])
         for i in range(m["block_count"]):
@@ -18,7 +18,7 @@ class ReferenceGemma3(ReferenceLlama):
             h = self.norm(x, name + "ffn_norm")
             h = gelu(self.linear(h, name + "ffn_gate")) * self.linear(h, name + "ffn_up")
             x = x + self.norm(self.linear(h, name + "ffn_down"), name + "post_ffw_norm")
-        return self.linear(self.norm(x, "output_norm"), "token_embd")
+        return self.norm(x, "output_norm")
 
     def is_local(self, i) -> bool:
         pattern = self.meta.get("attention.sliding_window_pattern", 6)

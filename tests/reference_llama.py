@@ -18,6 +18,10 @@ class ReferenceLlama:
         self.meta = {k.removeprefix(prefix): f.contents() for k, f in reader.fields.items() if k.startswith(prefix)}
 
     def logits(self, tokens) -> np.ndarray:
+        return self.linear(self.hidden(tokens), "output" if "output.weight" in self.w else "token_embd")
+
+    def hidden(self, tokens) -> np.ndarray:
+        """float64 (n, columns): what the last norm gives."""
         m, w = self.meta, self.w
         x = w["token_embd.weight"][np.asarray(tokens)]
         for i in range(m["block_count"]):
@@ -25,7 +29,7 @@ class ReferenceLlama:
             h = self.norm(x, f"blk.{i}.ffn_norm")
             gate, up = self.linear(h, f"blk.{i}.ffn_gate"), self.linear(h, f"blk.{i}.ffn_up")
             x = x + self.linear(gate / (1 + np.exp(-gate)) * up, f"blk.{i}.ffn_down")
-        return self.linear(self.norm(x, "output_norm"), "output" if "output.weight" in w else "token_embd")
+        return self.norm(x, "output_norm")
 
     def norm(self, x, name):
         eps = self.meta["attention.layer_norm_rms_epsilon"]

@@ -69,9 +69,15 @@ def test_generation_ends_with_the_context_or_the_text(model):
 def test_timings_count_and_reset(model):
     "".join(model.generate("AB", n_predict=5, temp=0, ignore_eos=True))
     t = model.timings
+    assert model._cache.tokens  # looking at timings is no reason to evaluate a text again
+    assert t.prompt_rate == 3 / t.prompt_s and t.eval_rate == 4 / t.eval_s
+    assert "prompt 3 tokens" in str(t) and f"{t.eval_rate:.1f} t/s" in str(t)
     assert t.load_s > 0 and t.n_prompt == 3 and t.n_eval == 4 and t.eval_s > 0 and t.eval_bytes > 0
     model.reset()
-    assert model.timings.n_eval == 0 and model.session.position == 0
+    assert (
+        model.timings.n_eval == model.timings.eval_rate == model.timings.prompt_rate == 0
+        and model.session.position == 0
+    )
 
 
 def test_errors_are_one_line(model, path, tmp_path):
@@ -79,6 +85,9 @@ def test_errors_are_one_line(model, path, tmp_path):
         model.generate("AB", top_q=3)
     with pytest.raises(IkpyError, match="prompt is empty"):
         model.generate([])
+    for wrong in (None, 5, b"x", [1.5], ["a"]):
+        with pytest.raises(IkpyError, match="neither a text nor a list of token ids"):
+            model.generate(wrong)
     with pytest.raises(IkpyError, match="is full"):
         list(model.generate("A" * 300))
     with pytest.raises(IkpyError, match="n_ctx"):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+from functools import partial
 from pathlib import Path
 
 import gguf_writer
@@ -83,8 +85,39 @@ def test_stop_strings_and_tokens(model):
         )
     ends, texts = model.ends(["<|u|>", "X"])
     assert END - 1 in ends and END in ends and texts == ["X"]
-    with pytest.raises(IkpyError, match="stop is"):
-        list(model.generate("AB", stop=[3]))
+    for wrong in ([3], 5, b"x", ["x", None]):
+        with pytest.raises(IkpyError, match=r"stop is .* a text or several"):
+            model.generate("AB", stop=wrong)
+        with pytest.raises(IkpyError, match="stop is"):
+            model.chat(CHAT, stop=wrong)
+
+
+def test_how_long_a_text_may_be(model):
+    for text in (model.generate("AB", n_predict=-2, seed=1), model.chat(CHAT, n_predict=-2, seed=1)):
+        assert len("".join(text)) > 200 and model.session.position == model.n_ctx
+    for wrong in (-3, 2.5, "5", None, True):
+        with pytest.raises(IkpyError, match="n_predict is"):
+            model.generate("AB", n_predict=wrong)
+        with pytest.raises(IkpyError, match="n_predict is"):
+            model.chat(CHAT, n_predict=wrong)
+
+
+def test_the_end_of_a_chat_says_why(model):
+    def told(pieces):
+        return (yield from pieces)
+
+    def end_of(pieces):
+        while True:
+            try:
+                next(pieces)
+            except StopIteration as end:
+                return end.value
+
+    end = end_of(told(model.chat(CHAT, n_predict=5, temp=0, ignore_eos=True)))
+    assert (end.why, len(end.ids)) == ("length", 5)
+    text = model.detokenize(end.ids)
+    end = end_of(model.chat(CHAT, n_predict=5, temp=0, ignore_eos=True, stop=text[1:3]))
+    assert (end.why, end.stop) == ("stop", text[1:3])
 
 
 def test_sampler_options_and_what_the_file_recommends(model, caplog):
@@ -96,9 +129,26 @@ def test_sampler_options_and_what_the_file_recommends(model, caplog):
     assert model.sampler(temp=0, ignore_eos=True).sample(logits) == 0
     text = "".join(model.generate("A", n_predict=6, logit_bias={5: 1e6}))
     assert text == LETTERS[5] * 6
-    for wrong, part in (({"top_q": 1}, "top_q"), ({"dialect": "x"}, "dialect"), ({"samplers": "x"}, "'x'")):
-        with pytest.raises(IkpyError, match=part):
-            model.generate("AB", **wrong)
+    for wrong, part in (
+        ({"top_q": 1}, "there is no option called top_q; those of samplers are: temp, "),
+        ({"dialect": "x"}, "dialect"),
+        ({"samplers": "x"}, "'x'"),
+        ({"temp": "hot"}, "temp is 'hot'"),
+        ({"temp": None}, "temp is None"),
+        ({"logit_bias": 5}, "logit_bias is 5"),
+        ({"dry_sequence_breakers": 5}, "dry_sequence_breakers is 5"),
+    ):
+        for call in (partial(model.generate, "AB"), partial(model.chat, CHAT), model.sampler):
+            with pytest.raises(IkpyError, match=part) as error:
+                call(**wrong)
+            assert "\n" not in str(error.value) and "__init__" not in str(error.value)
+
+
+@pytest.mark.parametrize("rules", [{"grammar": 'root ::= "x"'}, {"json_schema": {}}], ids=list)
+def test_a_missing_package_for_grammars_is_named(model, monkeypatch, rules):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(IkpyError, match="pip install llguidance"):
+        model.generate("AB", **rules)
 
 
 def test_grammar_and_schema(model):

@@ -6,28 +6,15 @@ import tiny_gemma3
 import tiny_llama
 from reference_gemma3 import ReferenceGemma3
 from reference_llama import ReferenceLlama
+from sessions import session
 
 from ikpy_llm import models
 from ikpy_llm.engine.conversation import Cache
-from ikpy_llm.engine.gguf import open_gguf
 from ikpy_llm.engine.graph import Graph
-from ikpy_llm.engine.options import Options
 from ikpy_llm.engine.params import Params
-from ikpy_llm.engine.session import Session
 from ikpy_llm.errors import IkpyError, ModelFileError
 
 TOKENS = np.random.default_rng(1).integers(0, tiny_llama.N_VOCAB, 700).tolist()
-
-
-def session(path, **options):
-    file = open_gguf(path)
-    options = {"n_ctx": 512, "threads": 2, "check": True} | options
-    return Session(file, models.builder(file.meta, str(path)), Options(**options))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("models")
 
 
 @pytest.fixture(scope="module")
@@ -173,9 +160,9 @@ REFUSED = {
 @pytest.mark.parametrize("key", REFUSED)
 def test_gemma3_refuses_what_it_would_run_wrongly(folder, key):
     value, why = REFUSED[key]
-    file = open_gguf(tiny_gemma3.write(folder / "bad.gguf", **{key.replace(".", "__"): value}))
+    path = tiny_gemma3.write(folder / "bad.gguf", **{key.replace(".", "__"): value})
     with pytest.raises(ModelFileError, match=why) as error:
-        Session(file, models.builder(file.meta, ""), Options(n_ctx=256))
+        session(path)
     assert key in str(error.value) and "\n" not in str(error.value)
 
 

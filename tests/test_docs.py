@@ -82,7 +82,7 @@ def rows(title: str) -> dict[str, str]:
     return {name: second.strip(" `") for names, second in found for name in re.findall(r"`(\w+)`", names)}
 
 
-@pytest.mark.parametrize("name", ["load", "generate", "chat", "perplexity"])
+@pytest.mark.parametrize("name", ["load", "generate", "chat", "perplexity", "embed"])
 def test_options_of_a_call(name):
     listed = rows(f"Model.{name}")
     parameters = inspect.signature(getattr(ikpy_llm.Model, name)).parameters

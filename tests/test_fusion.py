@@ -21,11 +21,6 @@ TOKENS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 35]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("fusion")
-
-
-@pytest.fixture(scope="module")
 def path(folder):
     """Biases, tied embeddings and two kinds of activations side by side, so that rows have something to do."""
     return tiny_llama.write(folder / "x.gguf", types=("F32", "Q8_0", "Q4_0"), bias=True, tied=True, freqs=True)

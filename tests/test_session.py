@@ -5,26 +5,12 @@ import numpy as np
 import pytest
 import tiny_llama
 from reference_llama import ReferenceLlama
+from sessions import session
 
-from ikpy_llm import models
-from ikpy_llm.engine.gguf import open_gguf
-from ikpy_llm.engine.options import Options
-from ikpy_llm.engine.session import Session
 from ikpy_llm.errors import IkpyError, ModelFileError
 from ikpy_llm.kernels.quants import table
 
 TOKENS = np.random.default_rng(1).integers(0, tiny_llama.N_VOCAB, 300).tolist()
-
-
-def session(path, **options):
-    file = open_gguf(path)
-    options = {"n_ctx": 512, "threads": 2, "check": True} | options
-    return Session(file, models.builder(file.meta, str(path)), Options(**options))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("models")
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +88,20 @@ def test_results_do_not_depend_on_threads_or_steps(folder, types):
             np.testing.assert_array_equal(steps(s, *[1] * 40), results[-1][:40])
     np.testing.assert_array_equal(results[0], results[1])
     np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_prompts_may_have_threads_of_their_own(path, monkeypatch):
+    with session(path) as s:
+        expected = steps(s, 80, 1, 1)
+    with session(path, threads=1, threads_batch=3) as s:
+        used = []
+        for n, pool in s._pools.items():
+            run = pool.run
+            monkeypatch.setattr(pool, "run", lambda *words, n=n, run=run: (used.append(n), run(*words)))
+        np.testing.assert_array_equal(steps(s, 80, 1, 1), expected)
+        assert used == [3, 1, 1] and (s.n_threads, s.n_threads_batch) == (1, 3)
+    with pytest.raises(IkpyError, match="closed"):
+        s.eval([1])
 
 
 @pytest.mark.parametrize(("types", "tolerance"), [(("Q8_0", "Q4_1", "Q4_0"), 0), (("F16", "F32"), 1e-5)], ids=str)
@@ -196,8 +196,7 @@ def test_bad_frequency_factors_are_errors(folder, value):
 
 def test_progress_and_timings(path):
     seen = []
-    file = open_gguf(path)
-    with Session(file, models.builder(file.meta, ""), Options(n_ctx=256), lambda *a: seen.append(a)) as s:
+    with session(path, lambda *a: seen.append(a)) as s:
         assert seen[-1][0] == seen[-1][1] == sum(t.n_bytes for t in s.weights.matrices)
         s.eval(TOKENS[:20])
         s.eval([1])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 
@@ -60,6 +61,13 @@ class End:
     ids: list[int]
     why: str
     stop: str | None = None
+
+
+def checked_n_predict(n: int) -> int:
+    """`n` if it is a number of tokens, -1 (until the model ends its text) or -2 (it cannot end it)."""
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < -2:
+        raise IkpyError(f"n_predict is {n!r}; a number of tokens, -1 or -2 is accepted")
+    return n
 
 
 def stream(
@@ -132,10 +140,12 @@ class Conversation:
         has_bos = bool(bos) and text.startswith(bos)
         return text, self.vocab.encode(text, add_special=not has_bos, parse_special=True)
 
-    def reply(self, sampler, *, n_predict: int = -1, stops=(), ends=None, show_special: bool = False) -> Iterator[str]:
+    def reply(
+        self, sampler, *, n_predict: int = -1, stops=(), ends=None, show_special: bool = False
+    ) -> Generator[str, None, End]:
         """The next message of the assistant in pieces; it joins `messages` when the generator ends or is closed.
 
-        ends: tokens that end it, default: the vocabulary's. show_special: `<|...|>` tokens are part of the text.
+        The generator's own value says how it ended. ends: tokens that end it, default: the vocabulary's. show_special: `<|...|>` tokens are part of the text.
         """
         text, tokens = self.tokens()
         if len(tokens) > self.cache.session.n_ctx:
@@ -146,24 +156,24 @@ class Conversation:
         for token in tokens:
             sampler.accept(token)
         ends = self.vocab.eog if ends is None else ends
-        pieces, ids, self.why = [], None, "interrupted"
+        pieces, end, self.why = [], None, "interrupted"
         decoder = self.vocab.decoder(not show_special)
         source = stream(self.cache, tokens, sampler, n_predict=n_predict, ends=ends, stops=stops, decoder=decoder)
         try:
             while True:
                 try:
                     piece = next(source)
-                except StopIteration as end:
-                    ids, self.why = end.value.ids, end.value.why
-                    break
+                except StopIteration as last:
+                    end, self.why = last.value, last.value.why
+                    return end
                 pieces.append(piece)
                 yield piece
         finally:
             source.close()
             answer = "".join(pieces)
             self.messages.append({"role": "assistant", "content": answer})
-            if ids is not None and self.why != "stop":
-                self._text, self._ids = text + answer, tokens + ids
+            if end is not None and self.why != "stop":
+                self._text, self._ids = text + answer, tokens + end.ids
             else:  # the text is cut within a token
                 self._text, self._ids = "", []
 

@@ -16,7 +16,7 @@ def _llguidance():
     try:
         import llguidance
     except ImportError:
-        raise IkpyError("grammars and JSON schemas need the extra 'grammar': pip install 'ikpy-llm[grammar]'") from None
+        raise IkpyError("grammars and JSON schemas need the package llguidance: pip install llguidance") from None
     return llguidance
 
 

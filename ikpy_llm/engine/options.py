@@ -25,6 +25,7 @@ class Options:
     n_batch: int = _option(2048, "tokens handed over at once at most: matters only below n_ubatch (llama.cpp's -b)")
     n_ubatch: int = _option(512, "tokens computed at once at most")
     threads: int = _option(0, "worker threads; 0 = the cores this process may use", "IKPY_THREADS")
+    threads_batch: int = _option(0, "worker threads of prompts; 0 = as many as `threads`", "IKPY_THREADS_BATCH")
     repack: bool | None = _option(
         None, "weave weights into panels at load: yes, no, None = where memory allows", "IKPY_REPACK"
     )
@@ -44,7 +45,7 @@ class Options:
             text = os.environ.get(f.metadata["env"]) if f.metadata["env"] else None
             if text is not None and getattr(self, f.name) == f.default:
                 object.__setattr__(self, f.name, _parse(f, text))
-        for name, low in (("n_batch", 1), ("n_ubatch", 1), ("threads", 0)):
+        for name, low in (("n_batch", 1), ("n_ubatch", 1), ("threads", 0), ("threads_batch", 0)):
             if getattr(self, name) < low:
                 raise IkpyError(f"{name} = {getattr(self, name)}: must be at least {low}")
         object.__setattr__(self, "n_ubatch", min(self.n_ubatch, self.n_batch))

@@ -58,6 +58,7 @@ KEYS = {
 HARMLESS = {
     "vocab_size",
     "tensor_data_layout",
+    "pooling_type",  # of Model.embed
     "rope.scaling.finetuned",
     "rope.scaling.original_context_length",
     "rope.scaling.yarn_beta_fast",  # matters to yarn only, which reads it

@@ -1,7 +1,7 @@
 """The options of samplers: every one stated once, with its default, its flags and its help; light to import."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from numbers import Integral, Real
 
@@ -126,9 +126,10 @@ def checked(f: Field, value):
     if f.name == "logit_bias":
         return _bias(value)
     if f.name == "dry_sequence_breakers":
-        if isinstance(value, str) or not all(isinstance(text, str) for text in value):
+        texts = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (None,)
+        if not all(isinstance(text, str) for text in texts):
             raise IkpyError(f"{f.name} is {value!r}; a list of texts is accepted")
-        return tuple(text for text in value if text)
+        return tuple(text for text in texts if text)
     kinds = {int: Integral, float: Real, bool: bool, str: str}
     low, high = f.metadata["low"], f.metadata["high"]
     wrong = not isinstance(value, kinds[f.type]) or (f.type is not bool and isinstance(value, bool))
@@ -141,8 +142,10 @@ def checked(f: Field, value):
 
 
 def _bias(value) -> dict[int, float]:
+    if value is not None and not isinstance(value, Mapping):
+        raise IkpyError(f"logit_bias is {value!r}; a dict of token ids and numbers is accepted")
     out = {}
-    for token, amount in dict(value or {}).items():
+    for token, amount in (value or {}).items():
         good = isinstance(token, Integral) and isinstance(amount, Real) and token >= 0
         if not good or math.isnan(amount) or amount == math.inf:
             raise IkpyError(f"logit_bias: {token!r} -> {amount!r}; a token id and a number (or -inf) are accepted")

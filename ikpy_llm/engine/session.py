@@ -66,6 +66,7 @@ class Session:
         self.params = Params(str(file.path), file.meta.get("general.architecture", ""), file.meta)
         self.n_ctx = self._context()
         self.n_threads = options.threads or cores.default_threads()
+        self.n_threads_batch = options.threads_batch or self.n_threads
         graph, _ = self._trace(last_rows=False)
         graph.check_all_claimed()
         self.params.check_all_read()
@@ -152,20 +153,24 @@ class Session:
             jit.load([*WORKER_KERNELS, *packing, *sorted(kernels, key=str)], progress)
         except jit.JitError as error:
             raise IkpyError(f"kernels cannot be compiled: {error}") from error
-        self.workers = Workers(self.n_threads, self.options.pin)
+        self._pools = {n: Workers(n, self.options.pin) for n in {self.n_threads, self.n_threads_batch}}
         try:
             if self.packed:
-                self.weights.pack(self.workers, progress)
+                self.weights.pack(self._pools[max(self._pools)], progress)
         except BaseException:
-            self.workers.close()
+            self.close()
             raise
+
+    def threads_of(self, name: str) -> int:
+        """Worker threads of a program class."""
+        return self.n_threads if name == "gen" else self.n_threads_batch
 
     def _prepare(self, name: str) -> None:
         """Lower a program class to records; which kernels it needs is known then."""
         shape = self._shapes[name]
         graph, logits = self._trace(shape.last_row_only, shape.hidden)
         n_step = self.n_ctx if self.options.swa_full else self._n_step
-        sizes = shape.n_rows, shape.n_outputs, self.n_threads, self.n_ctx
+        sizes = shape.n_rows, shape.n_outputs, self.threads_of(name), self.n_ctx
         low = ops.Lowering(*sizes, self.packed, self.file.tensors, n_step)
         records = ops.lower(fusion.apply(graph, self.options.without()), low)
         self._pending[name] = records, logits, low
@@ -270,7 +275,7 @@ class Session:
         count = program.count if n_outputs else program.body
         self._written = max(self._written, self.position + n)
         start = time.perf_counter()
-        self.workers.run(program.address, count)
+        self._pools[self.threads_of(name)].run(program.address, count)
         seconds = time.perf_counter() - start
         out = program.view(logits, n_outputs).copy()
         if self._state[:, BAD].any() or not np.isfinite(out).all():
@@ -305,7 +310,9 @@ class Session:
             self._written = 0
 
     def close(self) -> None:
-        self.workers.close()
+        """End the worker threads; computing is an IkpyError afterwards. A second call does nothing."""
+        for pool in self._pools.values():
+            pool.close()
 
     def __enter__(self) -> Session:
         return self

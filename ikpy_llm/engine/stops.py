@@ -1,6 +1,17 @@
 """Stop strings in a stream of text: found across the borders of tokens, and no part of one ever gets out."""
 
+from collections.abc import Iterable
+
 from ikpy_llm.errors import IkpyError
+
+
+def checked_stops(stops) -> tuple[str, ...]:
+    """One stop string or several (None: none) as a tuple without empty ones; IkpyError for anything but texts."""
+    several = (stops,) if isinstance(stops, str) else () if stops is None else stops
+    found = tuple(several) if isinstance(several, Iterable) else (several,)
+    if not all(isinstance(text, str) for text in found):
+        raise IkpyError(f"stop is {stops!r}; a text or several are accepted")
+    return tuple(text for text in found if text)
 
 
 class StopMatcher:
@@ -10,10 +21,7 @@ class StopMatcher:
     """
 
     def __init__(self, stops=()):
-        stops = (stops,) if isinstance(stops, str) else tuple(stops or ())
-        if not all(isinstance(text, str) for text in stops):
-            raise IkpyError(f"stop is {stops!r}; texts are accepted")
-        self._stops, self._held = tuple(text for text in stops if text), ""
+        self._stops, self._held = checked_stops(stops), ""
         self.found: str | None = None
 
     def feed(self, text: str) -> str:

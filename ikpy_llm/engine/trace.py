@@ -87,7 +87,7 @@ def profile(session: Session, n_tokens: int = 1, depth: int = 0, repeats: int = 
         session.eval(ids[:depth])
     session.eval(ids[depth:])  # compiles and warms up
     program, logits = session.program(name), session._programs[name][1]
-    traced, times = _traced(program, session.n_threads)
+    traced, times = _traced(program, session.threads_of(name))
     runs = []
     try:
         session._programs[name] = traced, logits
@@ -105,7 +105,7 @@ def profile(session: Session, n_tokens: int = 1, depth: int = 0, repeats: int = 
     inside = int(ends.max() - starts.min()) * 1e-9
     lines = _lines(program, busy, {TOKENS: n_tokens, OUTPUTS: 1}, depth)
     waiting = max(0.0, inside - float(busy.sum()))
-    return Profile(n_tokens, depth, session.n_threads, seconds, waiting, max(0.0, seconds - inside), lines)
+    return Profile(n_tokens, depth, session.threads_of(name), seconds, waiting, max(0.0, seconds - inside), lines)
 
 
 def _traced(program: Program, n_threads: int) -> tuple[Program, np.ndarray]:
