@@ -145,7 +145,8 @@ class Conversation:
     ) -> Generator[str, None, End]:
         """The next message of the assistant in pieces; it joins `messages` when the generator ends or is closed.
 
-        The generator's own value says how it ended. ends: tokens that end it, default: the vocabulary's. show_special: `<|...|>` tokens are part of the text.
+        The generator's own value says how it ended. ends: tokens that end it, default: the vocabulary's.
+        show_special: `<|...|>` tokens are part of the text.
         """
         text, tokens = self.tokens()
         if len(tokens) > self.cache.session.n_ctx:
