@@ -161,7 +161,7 @@ class Model:
         """Token ids of a text.
 
         add_special: with the BOS (EOS) that the model file asks for. parse_special: `<|...|>` in the text are tokens.
-        IkpyError for a kind of vocabulary we cannot encode (tokenizer.ggml.model other than gpt2 and llama).
+        IkpyError for a kind of vocabulary we cannot encode (tokenizer.ggml.model is not gpt2, llama, bert or t5).
         """
         return self.vocab.encode(text, add_special=add_special, parse_special=parse_special)
 

@@ -2,11 +2,15 @@
 
 import codecs
 import re
+from dataclasses import dataclass
 from functools import cached_property
 
 from ikpy_llm.engine.gguf_header import StringArray
-from ikpy_llm.engine.vocab_bpe import BpeEncoder, bpe_bytes, pre_type
+from ikpy_llm.engine.vocab_bpe import BpeEncoder, bpe_bytes
+from ikpy_llm.engine.vocab_pre import pre_type
 from ikpy_llm.engine.vocab_spm import SpmEncoder, spm_bytes
+from ikpy_llm.engine.vocab_ugm import UgmEncoder
+from ikpy_llm.engine.vocab_wpm import WpmEncoder, cleaned
 from ikpy_llm.errors import IkpyError, ModelFileError, shown
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # tokenizer.ggml.token_type
@@ -16,6 +20,28 @@ _EOT_TEXTS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endofte
 _EOT_TEXTS += ("<\uff5cend\u2581of\u2581sentence\uff5c>",)
 _EOG_TEXTS = (*_EOT_TEXTS, "<|eom_id|>", "<|end_of_text|>", "<|return|>", "<|call|>", "<|calls|>", "</s>")
 _EOG_TEXTS += ("<|fim_pad|>", "<|repo_name|>", "<|file_sep|>")
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What holds for a kind of vocabulary where the file does not say."""
+
+    bos: int | None = None
+    eos: int | None = None
+    unknown: int | None = None
+    add_bos: bool = False
+    add_eos: bool = False
+    space_prefix: bool = False
+
+
+KINDS = {
+    "gpt2": Defaults(),
+    "gemma4": Defaults(),  # gpt2 on characters
+    "llama": Defaults(bos=1, eos=2, unknown=0, add_bos=True, space_prefix=True),
+    "bert": Defaults(bos=101, unknown=100, add_bos=True),  # [CLS] and [UNK]; [SEP] ends every text
+    "t5": Defaults(eos=1, unknown=2, add_eos=True),
+}
+_SEP = 102  # of bert
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _WHITESPACE = " \t\n\r\v\f"
 
@@ -24,7 +50,8 @@ class Vocab:
     """Tokens of one model.
 
     `n_tokens`; `bos`, `eos`, `eot` ids or None; `add_bos`, `add_eos`: does encode(add_special=True) put them around the
-    text; `eog`: ids that end a generation; `pieces`: texts as in the file; `kind`: tokenizer.ggml.model.
+    text (bert: [CLS] and [SEP]); `eog`: ids that end a generation; `pieces`: texts as in the file; `kind`:
+    tokenizer.ggml.model.
     """
 
     def __init__(self, meta: dict, path):
@@ -36,14 +63,19 @@ class Vocab:
         self.n_tokens = len(self.pieces)
         self.types = self._per_token("token_type", int, NORMAL)
         self._ids = dict(zip(self.pieces.raw, range(self.n_tokens), strict=True))
-        spm, bpe = self.kind == "llama", self.kind == "gpt2"
-        self._pre = pre_type(self._get("pre", str, None), path) if bpe else None
-        self.add_bos = self._get("add_bos_token", bool, self._pre.add_bos if bpe else spm)
-        self.add_eos = self._get("add_eos_token", bool, False)
-        self._space_prefix = self._get("add_space_prefix", bool, True) if spm else False
-        self.bos = self._id("bos_token_id", 1 if spm else None)
-        self.eos = self._id("eos_token_id", 2 if spm else None)
-        self.unknown = self._id("unknown_token_id", 0 if spm else None)
+        default, bert = KINDS.get(self.kind, Defaults()), self.kind == "bert"
+        self._pre = None
+        if self.kind in ("gpt2", "gemma4"):
+            name = self._get("pre", str, None)
+            self._pre = pre_type("gemma4" if self.kind == "gemma4" and name is None else name, path)
+        self.add_bos = bert or self._get("add_bos_token", bool, self._pre.add_bos if self._pre else default.add_bos)
+        self.add_eos = bert or self._get("add_eos_token", bool, default.add_eos)
+        self._space_prefix = self.kind in ("llama", "t5") and self._get("add_space_prefix", bool, default.space_prefix)
+        self.bos = self._id("bos_token_id", default.bos)
+        self.eos = self._id("eos_token_id", default.eos)
+        if bert:
+            self.bos, self.eos = self._id("cls_token_id", self.bos), self._id("seperator_token_id", _SEP)
+        self.unknown = self._id("unknown_token_id", default.unknown)
         self.eot = self._id("eot_token_id", None)
         if self.eot is None:
             self.eot = next((self._ids[text.encode()] for text in _EOT_TEXTS if text.encode() in self._ids), None)
@@ -87,20 +119,46 @@ class Vocab:
 
     @cached_property
     def _encoder(self):
-        if self.kind == "gpt2" and self.n_tokens:
+        if self._pre and self.n_tokens:
             merges = self._get("merges", list, None)
             if not isinstance(merges, StringArray):
                 raise self._bad("merges", "a list of strings")
             return BpeEncoder(self._pre, self._ids, merges.raw, f"{self.path}: key 'tokenizer.ggml.merges'")
-        if self.kind == "llama" and self.n_tokens:
-            if "tokenizer.ggml.scores" not in self._meta:
-                raise self._bad("scores", "a list of float")
-            scores = self._per_token("scores", float, 0.0)
+        if self.kind not in KINDS or not self.n_tokens:
+            raise IkpyError(
+                f"{self.path}: text cannot be turned into tokens: key 'tokenizer.ggml.model' is {shown(self.kind)}, "
+                f"with {self.n_tokens} tokens; accepted: {', '.join(KINDS)}"
+            )
+        if self.kind == "bert":
+            if self.unknown is None:
+                raise self._bad("unknown_token_id", "a token id")
+            lowercase = self._get("normalizer.lowercase", bool, True)
+            return WpmEncoder(
+                self.pieces.raw, self.unknown, lowercase, self._get("normalizer.strip_accents", bool, lowercase)
+            )
+        if "tokenizer.ggml.scores" not in self._meta:
+            raise self._bad("scores", "a list of float")
+        scores = self._per_token("scores", float, 0.0)
+        if self.kind == "llama":
             return SpmEncoder(self.pieces.raw, scores, self._ids, self.unknown)
-        raise IkpyError(
-            f"{self.path}: text cannot be turned into tokens: key 'tokenizer.ggml.model' is {shown(self.kind)}; "
-            "'gpt2' and 'llama' are accepted"
+        if self.unknown is None:
+            raise self._bad("unknown_token_id", "a token id")
+        return UgmEncoder(
+            self.pieces.raw,
+            scores,
+            self.types,
+            self.unknown,
+            self._charsmap(),
+            self._space_prefix,
+            self._get("remove_extra_whitespaces", bool, False),
+            str(self.path),
         )
+
+    def _charsmap(self) -> bytes:
+        values = self._get("precompiled_charsmap", list, [])
+        if isinstance(values, StringArray) or not all(isinstance(v, int) and -128 <= v < 256 for v in values):
+            raise self._bad("precompiled_charsmap", "a list of bytes")
+        return bytes(v & 255 for v in values)
 
     @cached_property
     def _special(self) -> list[tuple[str, int, bool, bool]]:
@@ -146,7 +204,8 @@ class Vocab:
             if isinstance(part, int):
                 out.append(part)
             else:
-                out += encoder.encode(" " + part if self._space_prefix and after_special else part)
+                prefix = self._space_prefix and after_special and self.kind == "llama"  # t5's encoder does it itself
+                out += encoder.encode(" " + part if prefix else part)
             after_special = isinstance(part, int)
         if add_special and self.add_eos and self.eos is not None:
             out.append(self.eos)
@@ -167,7 +226,7 @@ class Vocab:
         if kind in (UNKNOWN, CONTROL):
             return b"" if skip_special else piece
         if kind == NORMAL:
-            return bpe_bytes(piece) if self.kind == "gpt2" else spm_bytes(piece)
+            return bpe_bytes(piece) if self._pre and not self._pre.raw else spm_bytes(piece)
         if kind == BYTE:
             return bytes([int(piece[3:5], 16)]) if re.fullmatch(rb"<0x[0-9A-Fa-f]{2}>", piece) else piece
         return piece if kind == USER_DEFINED else b""
@@ -180,7 +239,8 @@ class Vocab:
             first = 1 if skip_special and ids[0] == self.bos and len(ids) > 1 else 0
             if self.types[ids[first]] in (NORMAL, USER_DEFINED):
                 pieces[first] = pieces[first].removeprefix(b" ")
-        return b"".join(pieces).decode("utf-8", "replace")
+        text = b"".join(pieces).decode("utf-8", "replace")
+        return cleaned(text) if self.kind == "bert" else text
 
     def decoder(self, skip_special: bool = True) -> "StreamDecoder":
         """A detokenizer for ids that arrive one by one and continue a text."""

@@ -1,0 +1,31 @@
+"""bert-type (WordPiece) vocabularies: words of lower-case letters, cut into the longest pieces from the left."""
+
+import re
+
+SPACE = "\u2581"  # begins the pieces that begin a word
+_CLEANED = re.compile(r" (?=[?!.,])| (?='(?:s|m|re|ve))| (?=' )|(?<= ') ")
+
+
+class WpmEncoder:
+    """Text without special tokens -> ids: the WordPiece of Hugging Face's library on the file's pieces.
+
+    Longer words than 100 characters and words of which some part is no piece become `unknown`.
+    """
+
+    def __init__(self, raw: list[bytes], unknown: int, lowercase: bool, strip_accents: bool):
+        from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+        unk = "[UNK]"  # of the library; no text has it as a word, because brackets are words of their own
+        texts = (piece.decode("utf-8", "replace") for piece in raw)
+        pieces = {t.removeprefix(SPACE) if t.startswith(SPACE) else f"##{t}": i for i, t in enumerate(texts)}
+        self._tokenizer = Tokenizer(models.WordPiece({**pieces, unk: unknown}, unk_token=unk))
+        self._tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
+        self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def cleaned(text: str) -> str:
+    """Decoded words without the spaces that stand before punctuation and in contractions, as llama.cpp cleans them."""
+    return _CLEANED.sub("", text).removeprefix(" ")
