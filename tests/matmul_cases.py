@@ -164,7 +164,7 @@ class Matrix:
         acts = layout.ActsLayout(t, (f,) if f else (), self.is_float)
         out, state = buffers(acts.n_bytes(*x.shape)), step_state(len(x))
         words = [zero * 256 + sub for zero, sub in acts.stored] + [0, 0, 0]
-        head = buffers.source(x), 0, out, self.k, acts.stride
+        head = buffers.source(x), 0, out, self.k, self.k, acts.stride
         jit.call(quantize_kernel(t, self.is_float), *head, *words[:3], 0.0, state)
         assert state[3] == 0, "finite values were reported as not finite"
         return acts, buffers.source(out), acts.start(f) if f else 0

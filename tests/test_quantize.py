@@ -28,7 +28,7 @@ class Records:
         buffers, state = Margins(), step_state(n)
         raw = buffers(layout.n_bytes(n, k))
         words = [zero * 256 + sub for zero, sub in layout.stored] + [0, 0, 0]
-        head = np.ascontiguousarray(x), 0 if w is None else np.ascontiguousarray(w), raw, k, layout.stride
+        head = np.ascontiguousarray(x), 0 if w is None else np.ascontiguousarray(w), raw, k, k, layout.stride
         jit.call(quantize_kernel(t, is_float, source), *head, *words[:3], float(eps), state, nth=nth)
         buffers.check()
         self.bad, self.raw = int(state[3]), raw

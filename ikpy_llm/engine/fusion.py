@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from ikpy_llm.engine.graph import Graph, Op, Value
+from ikpy_llm.engine.graph import SLOTS, Graph, Op, Value
 from ikpy_llm.engine.ops import MAX_FLAVOURS
 from ikpy_llm.kernels.derive import layout
 
@@ -39,17 +39,28 @@ def apply(graph: Graph, without: Iterable[str] = ()) -> list[Op]:
 
 
 def expand(graph: Graph) -> list[Op]:
-    """linear(x) -> matmul(quantize(x))"""
+    """linear(x) -> matmul(quantize(x)); experts(x) -> matmul_slots(gather(quantize(x)) or quantize_slots(x))"""
     out = []
     for op in graph.ops:
-        if op.name != "linear":
+        if op.name not in ("linear", "experts"):
             out.append(op)
             continue
-        (x,) = op.inputs
+        x, *routes = op.inputs
         flavour = layout.flavour(graph.tensors[op.weights["w"]].type_name)
-        acts = graph.value(x.width, x.rows, "acts_float" if flavour is None else "acts")
-        out.append(Op("quantize", (x,), acts, attrs={"source": "plain", "flavour": flavour}, label=op.label))
-        out.append(Op("matmul", (acts,), op.output, dict(op.weights), label=op.label))
+        attrs, float_ = {"source": "plain", "flavour": flavour}, "_float" * (flavour is None)
+        if op.name == "linear":
+            acts = graph.value(x.width, x.rows, "acts" + float_)
+            out.append(Op("quantize", (x,), acts, attrs=attrs, label=op.label))
+        else:
+            acts = graph.value(x.width, SLOTS, "acts" + float_)
+            if x.rows == SLOTS:
+                out.append(Op("quantize_slots", (x, *routes), acts, attrs=attrs, label=op.label))
+            else:
+                one = graph.value(x.width, x.rows, "acts_one" + float_)
+                out.append(Op("quantize", (x,), one, attrs=attrs, label=op.label))
+                out.append(Op("gather", (one, *routes), acts, label=op.label))
+        name = "matmul" if op.name == "linear" else "matmul_slots"
+        out.append(Op(name, (acts, *routes), op.output, dict(op.weights), label=op.label))
     return out
 
 
@@ -78,6 +89,7 @@ def share_acts(graph: Graph, ops: list[Op]) -> list[Op]:
     """Matrices that read the same input share its quantized form, as far as one kernel can write what they all need."""
     first: dict[tuple[Value, str], tuple[Value, set]] = {}  # (input, kind) -> (quantized form, start values it has)
     same: dict[Value, Value] = {}
+    gathered: dict[tuple[Value, ...], Value] = {}
     out = []
     for op in ops:
         if op.name == "quantize":
@@ -88,7 +100,13 @@ def share_acts(graph: Graph, ops: list[Op]) -> list[Op]:
                 same[op.output] = acts
                 continue
             first[key] = op.output, need
-        out.append(_reading(op, same))
+        op = _reading(op, same)
+        if op.name == "gather":
+            same_rows = gathered.setdefault(op.inputs, op.output)
+            if same_rows is not op.output:
+                same[op.output] = same_rows
+                continue
+        out.append(op)
     return out
 
 
@@ -96,11 +114,11 @@ def _into_quantize(ops: list[Op], name: str) -> list[Op]:
     """quantize(f(...)) -> one op, where nobody else reads f's result."""
     uses, producer, changed = _uses(ops), _producer(ops), {}
     for op in ops:
-        source = producer.get(op.inputs[0]) if op.name == "quantize" else None
+        source = producer.get(op.inputs[0]) if op.name in ("quantize", "quantize_slots") else None
         if source is not None and source.name == name and uses[source.output] == 1:
-            attrs = {"source": name, **source.attrs}
+            attrs, inputs = {"source": name, **source.attrs}, (*source.inputs, *op.inputs[1:])
             changed[id(source)] = None
-            changed[id(op)] = Op("quantize", source.inputs, op.output, dict(source.weights), attrs, source.label)
+            changed[id(op)] = Op(op.name, inputs, op.output, dict(source.weights), attrs, source.label)
     return _rewritten(ops, changed)
 
 
@@ -184,6 +202,20 @@ def matmul_residual(graph: Graph, ops: list[Op]) -> list[Op]:
                 changed[id(op)] = Op(
                     "matmul", (*source.inputs, x), op.output, dict(source.weights), dict(source.attrs), source.label
                 )
+                break
+    return _rewritten(ops, changed)
+
+
+@row
+def combine_add(graph: Graph, ops: list[Op]) -> list[Op]:
+    """What the experts leave is added to the residual stream at once."""
+    uses, producer, changed = _uses(ops), _producer(ops), {}
+    for op in ops:
+        for x, y in (op.inputs, op.inputs[::-1]) if op.name == "add" else ():
+            source = producer.get(y)
+            if source is not None and source.name == "combine" and uses[y] == 1 and x is not y:
+                changed[id(source)] = None
+                changed[id(op)] = Op("combine", (*source.inputs, x), op.output, label=source.label)
                 break
     return _rewritten(ops, changed)
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from ikpy_llm.engine.rope import Angles
 from ikpy_llm.errors import ModelFileError, shown
 
-TOKENS, OUTPUTS = "tokens", "outputs"  # how many rows a value has
+TOKENS, OUTPUTS, SLOTS = "tokens", "outputs", "slots"  # how many rows a value has: slots are pairs of row and expert
 
 
 @dataclass(eq=False, slots=True)
 class Value:
-    """What an op leaves for others: f32 [rows][width]; kinds "acts", "acts_float" hold it ready for matrix products."""
+    """What an op leaves for others: f32 [rows][width]. Kinds "acts", "acts_float" hold it ready for matrix products,
+    "acts_one", "acts_one_float" row by row; "routes" is the choice of experts (kernels/moe_layout.py).
+    """
 
     id: int
     width: int
@@ -147,6 +149,24 @@ class Graph:
             bias = self.claim(name + ".bias", (width,), "vector")
             y = self.emit("add_bias", y, width=width, weights={"bias": bias}, label=bias)
         return y
+
+    def experts(self, x: Value, routes: Value, name: str, n_expert: int, width: int) -> Value:
+        """W_e x for every chosen expert e: x has the step's rows, or those of an earlier result of `experts`."""
+        w = self.claim(name + ".weight", (n_expert, width, x.width), "matrix")
+        return self.emit("experts", x, routes, width=width, rows=SLOTS, weights={"w": w}, label=w)
+
+    def route(self, logits: Value, n_used: int, bias: str = "", **how) -> Value:
+        """The n_used experts of each row and their weights; `how`: gating, group_score, n_group, n_group_used, norm,
+        scale, as in kernels/moe.route.
+        """
+        b = {"bias": self.claim(bias + ".bias", (logits.width,), "vector")} if bias else {}
+        y = self.emit("route", logits, width=logits.width, weights=b, n_used=n_used, **how)
+        y.kind = "routes"
+        return y
+
+    def combine(self, x: Value, routes: Value) -> Value:
+        """The sum of the experts' results for each row, weighted."""
+        return self.emit("combine", x, routes, width=x.width, rows=routes.rows)
 
     def add(self, x: Value, y: Value) -> Value:
         return self.emit("add", x, y, width=x.width)

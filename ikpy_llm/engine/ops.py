@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ikpy_llm.engine import kv_cache
-from ikpy_llm.engine.graph import TOKENS, Op, Value
+from ikpy_llm.engine.graph import SLOTS, TOKENS, Op, Value
 from ikpy_llm.engine.records import At, Cost, Record, Scratch
 from ikpy_llm.kernels import attention_layout
 from ikpy_llm.kernels.derive import layout
 from ikpy_llm.kernels.jit import Kernel
+from ikpy_llm.kernels.moe_layout import RoutesLayout
 
 kernel_named = functools.cache(Kernel)  # a model names the same few kernels hundreds of times
 F32 = 4  # bytes
@@ -36,7 +37,10 @@ class Lowering:
     packed: bool
     tensors: Mapping[str, object]
     n_step: int = 512
+    ser: tuple[int, float] = (0, 0.0)  # smart expert reduction: always so many, others above this share of the best
     acts: dict[Value, layout.ActsLayout] = field(default_factory=dict)
+    routes: RoutesLayout | None = None  # of the model's experts
+    same: dict[Value, Value] = field(default_factory=dict)  # values that lie where another one does
 
     @functools.cached_property
     def totals(self) -> Scratch:
@@ -52,14 +56,20 @@ class Lowering:
 
     def rows(self, value: Value) -> int:
         """Most rows a value can have."""
+        if value.rows == SLOTS:
+            return self.routes.n_slots
         return self.n_rows if value.rows == TOKENS else self.n_outputs
 
     def columns(self, value: Value) -> int:
         """Activation columns per tile: 1 where steps are single tokens (GEMV), else what the prompt kernels use."""
-        return 1 if self.rows(value) == 1 else layout.gemm_tile()
+        if value.rows == SLOTS:
+            return self.routes.t
+        return 1 if self.rows(value) == 1 or value.kind.startswith("acts_one") else layout.gemm_tile()
 
     def n_bytes(self, value: Value) -> int:
         """Bytes of the buffer of a value."""
+        if value.kind == "routes":
+            return self.routes.n_bytes
         if value in self.acts:
             return self.acts[value].n_bytes(self.rows(value), value.width)
         return self.rows(value) * value.width * F32
@@ -73,19 +83,31 @@ def op(fn):
 
 def lower(ops: list[Op], low: Lowering) -> list[Record]:
     """Records of all ops, in order."""
+    low.routes = _routes_layout(ops, low)
     low.acts.update(_acts_layouts(ops, low))
     made = [OPS[o.name](o, low) for o in ops]
     return [r for one in made for r in (one if isinstance(one, list) else [one])]
 
 
+def _routes_layout(ops: list[Op], low: Lowering) -> RoutesLayout | None:
+    """How the experts of a step are listed; all layers have the same number of them."""
+    sizes = {(o.attrs["n_used"], o.inputs[0].width) for o in ops if o.name == "route"}
+    if not sizes:
+        return None
+    ((n_used, n_expert),) = sizes
+    return RoutesLayout(low.n_rows, n_used, n_expert, 1 if low.n_rows == 1 else layout.gemm_tile())
+
+
 def _acts_layouts(ops: list[Op], low: Lowering) -> dict[Value, layout.ActsLayout]:
     """One layout per quantized value, with the start values every matrix that reads it needs."""
     flavours: dict[Value, set] = {}
-    for o in ops:
-        if o.name == "matmul":
+    for o in reversed(ops):
+        if o.name.startswith("matmul"):
             flavours.setdefault(o.inputs[0], set()).add(layout.flavour(low.type_of(o.weights["w"])))
+        elif o.name == "gather":
+            flavours.setdefault(o.inputs[0], set()).update(flavours[o.output])
     return {
-        v: layout.ActsLayout(low.columns(v), tuple(sorted(f - {None})), v.kind == "acts_float")
+        v: layout.ActsLayout(low.columns(v), tuple(sorted(f - {None})), v.kind.endswith("_float"))
         for v, f in flavours.items()
     }
 
@@ -94,6 +116,7 @@ def _record(o: Op, kernel: Kernel, words, reads=None, writes=None, cost=None) ->
     """A record with the op's own inputs and output as what it reads and writes."""
     output = () if o.output is None else (o.output,)
     rows = (o.output or o.inputs[0]).rows
+    rows = TOKENS if rows == SLOTS else rows
     reads = tuple(o.inputs) if reads is None else reads
     writes = output if writes is None else writes
     return Record(kernel, tuple(words), reads, writes, o.name, o.label, cost or Cost(), rows)
@@ -228,11 +251,7 @@ def attend(o: Op, low: Lowering) -> Record:
 
 
 # ---- matrix products: the words of derive's kernels
-_SOURCES = {
-    "plain": "plain",
-    "rms_norm": "norm",
-    "gated": "",
-}  # what quantize computes on the way; gated: by its activation
+SOURCES = {"plain": "plain", "rms_norm": "norm", "gated": ""}  # what quantize does on the way; gated: by its act
 
 
 @op
@@ -246,9 +265,9 @@ def quantize(o: Op, low: Lowering) -> Record:
     stored = [zero * 256 + sub for zero, sub in acts.stored]
     flavours = stored + [0] * (MAX_FLAVOURS - len(stored))
     kernel = kernel_named(
-        "derive.quantize", source=_SOURCES[source] or o.attrs["act"], t=acts.t, is_float=acts.is_float
+        "derive.quantize", source=SOURCES[source] or o.attrs["act"], t=acts.t, is_float=acts.is_float
     )
-    words = x, second, o.output, x.width, acts.stride, *flavours, float(o.attrs.get("eps", 0.0)), _state(x)
+    words = x, second, o.output, x.width, x.width, acts.stride, *flavours, float(o.attrs.get("eps", 0.0)), _state(x)
     cost = Cost(
         flops_row=8 * x.width, bytes_row=sum(F32 * v.width for v in o.inputs) + acts.n_bytes(1, x.width) // acts.t
     )
@@ -281,3 +300,6 @@ def matmul(o: Op, low: Lowering) -> Record:
         bytes_once=layout.weight_bytes(type_name, y.width, x.width) if low.packed else row_bytes * y.width,
     )
     return _record(o, kernel, words, cost=cost)
+
+
+from ikpy_llm.engine import ops_moe  # noqa: E402, F401  (they register their ops)

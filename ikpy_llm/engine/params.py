@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ikpy_llm.errors import ModelFileError, shown
+from ikpy_llm.kernels.moe_layout import MAX_EXPERTS
 
 REQUIRED = object()
 HEAD_UNIT = 16  # the attention kernels take so many columns of a head at a time
@@ -51,6 +52,17 @@ KEYS = {
     "yarn_slow": Key("rope.scaling.yarn_beta_slow", float, 1e-3, 1e6, 1.0),
     "window": Key("attention.sliding_window", int, 0, 1 << 31, 0),
     "rope_base_window": Key("rope.freq_base_swa", float, 1e-3, 1e15, 10000.0),
+    "n_expert": Key("expert_count", int, 0, MAX_EXPERTS, 0),
+    "n_expert_used": Key("expert_used_count", int, 0, MAX_EXPERTS, 0),
+    "n_ff_expert": Key("expert_feed_forward_length", int, 1, _WIDTH, lambda p: p.divided("n_ff", "n_expert_used")),
+    "n_ff_shared": Key("expert_shared_feed_forward_length", int, 1, _WIDTH, lambda p: p.n_ff),
+    "n_expert_shared": Key("expert_shared_count", int, 0, 1024, 0),
+    "expert_gating": Key("expert_gating_func", int, 0, 16, 0),  # 0: what is usual for the architecture
+    "expert_scale": Key("expert_weights_scale", float, 0, 1e3, 0.0),  # 0 = 1
+    "expert_norm": Key("expert_weights_norm", bool, 0, 1, False),
+    "n_expert_group": Key("expert_group_count", int, 0, MAX_EXPERTS, 0),
+    "n_expert_group_used": Key("expert_group_used_count", int, 0, MAX_EXPERTS, 0),
+    "n_dense": Key("leading_dense_block_count", int, 0, 4096, 0),
     "attention_scale": Key("attention.scale", float, 0, 1e3, 0.0),  # 0 = what is usual for the architecture
 }
 
@@ -59,6 +71,7 @@ HARMLESS = {
     "vocab_size",
     "tensor_data_layout",
     "pooling_type",  # of Model.embed
+    "feed_forward_length",  # of dense layers: a model that has some reads it
     "rope.scaling.finetuned",
     "rope.scaling.original_context_length",
     "rope.scaling.yarn_beta_fast",  # matters to yarn only, which reads it
@@ -117,6 +130,10 @@ class Params:
             if isinstance(value, str):
                 return value
             raise self.refused(key.key, "text")
+        if key.type is bool:
+            if isinstance(value, bool):
+                return value
+            raise self.refused(key.key, "true or false")
         whole = isinstance(value, int) and not isinstance(value, bool)
         if not whole and not (key.type is float and isinstance(value, float)):
             raise self.refused(key.key, "one whole number" if key.type is int else "one number")
@@ -167,6 +184,17 @@ class Params:
                 )
         if self.n_rot % 2 or self.n_rot > self.head_dim:
             raise self.refused("rope.dimension_count", f"an even number up to the head's {self.head_dim}")
+
+    def check_experts(self) -> None:
+        """Relations every model with experts has to keep."""
+        if not 1 <= self.n_expert_used <= self.n_expert:
+            raise self.refused("expert_used_count", f"1 to the number of experts, {self.n_expert}")
+        if self.n_expert_group > 1:
+            size = self.divided("n_expert", "n_expert_group")
+            if not 1 <= self.n_expert_group_used <= self.n_expert_group:
+                raise self.refused("expert_group_used_count", f"1 to the number of groups, {self.n_expert_group}")
+            if self.n_expert_group_used * size < self.n_expert_used:
+                raise self.refused("expert_group_used_count", f"groups that hold {self.n_expert_used} experts or more")
 
     def check_all_read(self) -> None:
         """Every key of the architecture must have been read by the model's definition or change nothing."""

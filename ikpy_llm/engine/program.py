@@ -30,7 +30,7 @@ class Program:
             if len(record.words) > runner.MAX_ARGS:
                 raise ValueError(f"{record.op}: {len(record.words)} arguments, a record holds {runner.MAX_ARGS}")
             row = [kernels[record.kernel], runner.BARRIER * barrier, 0]
-            row += [self._word(w, outside) for w in record.words]
+            row += [kernels[w] if isinstance(w, Kernel) else self._word(w, outside) for w in record.words]
             self.words[i, : len(row)] = row
         self.address, self.count = self._memory.address, n
         self.body = next((i for i, r in enumerate(plan.records) if r.rows == OUTPUTS), n)  # records before the head

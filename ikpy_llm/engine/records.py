@@ -63,7 +63,7 @@ def total(costs) -> Cost:
     return Cost(*map(sum, zip(Cost(), *costs, strict=True)))._replace(window=costs[0].window if costs else 0)
 
 
-Word = int | float | Value | At | Scratch
+Word = int | float | Value | At | Scratch | Kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +78,13 @@ class Record:
     label: str
     cost: Cost
     rows: str
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The record's kernel and those it is given to call."""
+        return self.kernel, *(w for w in self.words if isinstance(w, Kernel))
+
+    @property
+    def type_name(self) -> str:
+        """Type of the weights, "" without."""
+        return next((t for k in self.kernels for name, t in k.params if name == "type"), "")

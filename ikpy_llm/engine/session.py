@@ -12,7 +12,7 @@ import numpy as np
 
 from ikpy_llm.engine import cores, fusion, kv_cache, memory, ops, planner, rope
 from ikpy_llm.engine.gguf import GGUFFile
-from ikpy_llm.engine.graph import OUTPUTS, TOKENS, Graph, Value
+from ikpy_llm.engine.graph import OUTPUTS, SLOTS, TOKENS, Graph, Value
 from ikpy_llm.engine.options import DEFAULT_CTX, Options
 from ikpy_llm.engine.params import Params
 from ikpy_llm.engine.program import Program
@@ -25,7 +25,8 @@ from ikpy_llm.kernels import jit
 
 log = logging.getLogger("ikpy.session")
 ALL_LOGITS = 64 << 20  # bytes of logits one step may produce; longer requests for all rows take several steps
-N_TOKENS, POSITION, N_OUTPUTS, BAD = range(4)  # words of a state block
+N_TOKENS, POSITION, N_OUTPUTS, BAD, N_USED = range(5)  # words of a state block
+STATES = TOKENS, OUTPUTS, SLOTS
 
 
 @dataclass
@@ -90,7 +91,7 @@ class Session:
         self._pending: dict[str, tuple[list[Record], Value, ops.Lowering]] = {}
         self.position, self._written = 0, 0  # positions in use; end of those written since the sequence began
         self.timings = {"prompt": Timing(), "generation": Timing()}
-        self._state = np.zeros((2, 64), np.int64)  # blocks for all rows and for the rows of the head, cache lines apart
+        self._state = np.zeros((3, 64), np.int64)  # one block per kind of rows, cache lines apart
         self._ids = np.zeros(max(n_rows, 1), np.int32)
         self._lock = threading.Lock()
         self._open(graph, progress)
@@ -147,7 +148,7 @@ class Session:
         self.kv = kv_cache.KVCache(self._layers, self.options.check)
         for name in ("gen", "prompt"):
             self._prepare(name)
-        kernels = {r.kernel for records, *_ in self._pending.values() for r in records}
+        kernels = {k for records, *_ in self._pending.values() for r in records for k in r.kernels}
         packing = self.weights.kernels() if self.packed else []
         try:
             jit.load([*WORKER_KERNELS, *packing, *sorted(kernels, key=str)], progress)
@@ -182,7 +183,7 @@ class Session:
             records, logits, low = self._pending.pop(name)
             overlap = not self.options.without() & {"overlap", "all"}
             plan = planner.plan(records, low.n_bytes, keep=(logits,), overlap=overlap)
-            kernels = jit.load({r.kernel for r in records})
+            kernels = jit.load({k for r in records for k in r.kernels})
             self._programs[name] = Program(plan, kernels, self._address, self.options.check), logits
         return self._programs[name]
 
@@ -204,7 +205,7 @@ class Session:
             case "counters":
                 return self.kv.counters
             case "state":
-                return self._state[0 if at.key == TOKENS else 1].ctypes.data
+                return self._state[STATES.index(at.key)].ctypes.data
             case "ids":
                 return self._ids.ctypes.data
             case "angles":
@@ -272,6 +273,7 @@ class Session:
         self._ids[:n] = tokens
         self._state[0, :4] = n, self.position, n_outputs, 0
         self._state[1, :4] = n_outputs, self.position + n - n_outputs, n_outputs, 0
+        self._state[2, BAD] = 0
         count = program.count if n_outputs else program.body
         self._written = max(self._written, self.position + n)
         start = time.perf_counter()

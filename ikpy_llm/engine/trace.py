@@ -127,9 +127,8 @@ def _traced(program: Program, n_threads: int) -> tuple[Program, np.ndarray]:
 def _lines(program: Program, busy: np.ndarray, rows: dict[str, int], depth: int) -> list[Line]:
     found: dict[tuple[str, str], list] = {}
     for record, seconds in zip(program.records, busy, strict=True):
-        name = record.op + (f" {record.label.split('.')[-2]}" if record.op == "matmul" else "")
-        kind = dict(record.kernel.params).get("type", "")
-        line = found.setdefault((name, kind), [0, 0.0, 0, 0])
+        name = record.op + (f" {record.label.split('.')[-2]}" if record.op.startswith("matmul") else "")
+        line = found.setdefault((name, record.type_name), [0, 0.0, 0, 0])
         for i, x in enumerate((1, max(float(seconds), 1e-9), *record.cost.of(rows[record.rows], depth))):
             line[i] += x
     return sorted((Line(*key, *values) for key, values in found.items()), key=lambda line: -line.seconds)

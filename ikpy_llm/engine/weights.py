@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -34,12 +35,12 @@ class Weights:
         self.offsets: dict[str, int] = {}
         self.packed_bytes = 0
         for t in self.matrices:
-            rows, k = matrix_shape(t)
+            n, rows, k = matrices_shape(t)
             _check(file, t, rows, k)
             self.offsets[t.name] = self.packed_bytes
-            self.packed_bytes += -(-layout.weight_bytes(t.type_name, rows, k) // ALIGN) * ALIGN
+            self.packed_bytes += -(-n * layout.weight_bytes(t.type_name, rows, k) // ALIGN) * ALIGN
         for t in (file.tensors[n] for n, use in claimed.items() if "rows" in use):
-            _check(file, t, *matrix_shape(t))
+            _check(file, t, *matrices_shape(t)[1:])
         self._memory: memory.Memory | None = None
 
     @property
@@ -80,13 +81,15 @@ class Weights:
         log.debug("wove %.1f MB in %.2f s", total / 1e6, time.perf_counter() - start)
 
     def _pack(self, workers: Workers, kernels: dict[Kernel, int], batch: list[Tensor]) -> None:
-        words = np.zeros((len(batch), runner.RECORD), np.int64)
-        for row, t in zip(words, batch, strict=True):
-            rows, k = matrix_shape(t)
-            args = (t.address, layout.file_bytes(t.type_name, k), rows, k, self.panel(t.name))
+        parts = [(t, i) for t in batch for i in range(matrices_shape(t)[0])]
+        words = np.zeros((len(parts), runner.RECORD), np.int64)
+        for row, (t, i) in zip(words, parts, strict=True):
+            _, rows, k = matrices_shape(t)
+            row_bytes, n_bytes = layout.file_bytes(t.type_name, k), layout.weight_bytes(t.type_name, rows, k)
+            args = (t.address + i * rows * row_bytes, row_bytes, rows, k, self.panel(t.name) + i * n_bytes)
             row[runner.KERNEL] = kernels[Kernel("derive.pack", type=t.type_name)]
             row[runner.ARGS : runner.ARGS + len(args)] = args
-        workers.run(words.ctypes.data, len(batch))
+        workers.run(words.ctypes.data, len(parts))
         for t in batch:
             t.release()  # rows of an embedding that is looked up come back when they are used
 
@@ -99,13 +102,10 @@ class Weights:
         return self.file.tensors[name].data.view(np.float32)
 
 
-def matrix_shape(t: Tensor) -> tuple[int, int]:
-    """(rows, columns) of a tensor; leading sizes of 1 are dropped."""
-    shape = tuple(t.shape)
-    rows = 1
-    for n in shape[:-1]:
-        rows *= n
-    return rows, shape[-1]
+def matrices_shape(t: Tensor) -> tuple[int, int, int]:
+    """(matrices, rows, columns) of a tensor: one matrix, or one per expert or head."""
+    *many, rows, k = (1, *t.shape)
+    return math.prod(many), rows, k
 
 
 def _check(file: GGUFFile, t: Tensor, rows: int, k: int) -> None:

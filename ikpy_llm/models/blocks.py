@@ -52,10 +52,27 @@ def attention(
     return g.linear(y, "attn_output", p.n_embd)
 
 
-def ffn(g: Graph, p: Params, x: Value, *, act: str = "silu") -> Value:
-    """W_down (act(W_gate x) * W_up x)"""
-    gate, up = g.linear(x, "ffn_gate", p.n_ff), g.linear(x, "ffn_up", p.n_ff)
-    return g.linear(g.gated(gate, up, act), "ffn_down", p.n_embd)
+def ffn(g: Graph, p: Params, x: Value, *, act: str = "silu", n_ff: int = 0, suffix: str = "") -> Value:
+    """W_down (act(W_gate x) * W_up x); suffix: `_shexp` for the expert that all rows share, n_ff: another width."""
+    width = n_ff or p.n_ff
+    gate, up = g.linear(x, "ffn_gate" + suffix, width), g.linear(x, "ffn_up" + suffix, width)
+    return g.linear(g.gated(gate, up, act), "ffn_down" + suffix, p.n_embd)
+
+
+def moe(
+    g: Graph, p: Params, x: Value, *, norm: bool, gating: str = "softmax", scale: float = 1.0, bias: str = ""
+) -> Value:
+    """The weighted sum of the chosen experts' W_down (silu(W_gate x) * W_up x); see Graph.route for the choice.
+
+    Where experts are chosen with a bias, groups of experts score by their two best (DeepSeek-V3), else by the best (V2).
+    """
+    p.check_experts()
+    how = {"gating": gating, "norm": norm, "scale": scale, "group_score": "top2" if bias else "max"}
+    how |= {"n_group": p.n_expert_group, "n_group_used": p.n_expert_group_used}
+    routes = g.route(g.linear(x, "ffn_gate_inp", p.n_expert), p.n_expert_used, bias, **how)
+    gate = g.experts(x, routes, "ffn_gate_exps", p.n_expert, p.n_ff_expert)
+    up = g.experts(x, routes, "ffn_up_exps", p.n_expert, p.n_ff_expert)
+    return g.combine(g.experts(g.gated(gate, up, "silu"), routes, "ffn_down_exps", p.n_expert, p.n_embd), routes)
 
 
 def head(g: Graph, p: Params, x: Value) -> Value:

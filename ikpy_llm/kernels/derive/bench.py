@@ -74,6 +74,7 @@ def acts(x: np.ndarray, t: int, types: list[str]) -> tuple[ActsLayout, np.ndarra
         0,
         out,
         k,
+        k,
         layout.stride,
         *words[:3],
         0.0,

@@ -169,10 +169,16 @@ class ActsLayout:
         return tuple(f for f in self.flavours if f != (0, 32))
 
     @property
+    def n_words(self) -> int:
+        """Words of 4 bytes per column of a record; those of its columns are interleaved."""
+        if self.is_float:
+            return SLICE
+        return self.starts // (4 * self.t) + sum(SLICE // sub for _, sub in self.stored)
+
+    @property
     def stride(self) -> int:
         """Bytes of a record, a multiple of 64."""
-        n = 1024 * self.t if self.is_float else self.starts + sum(SLICE // sub * 4 * self.t for _, sub in self.stored)
-        return -(-n // 64) * 64
+        return -(-4 * self.t * self.n_words // 64) * 64
 
     def n_bytes(self, n: int, k: int) -> int:
         """Bytes for n columns of k values."""

@@ -78,8 +78,8 @@ def _scatter(t: int):
 
 
 def quantize(source: str, t: int, is_float: bool = False):
-    """words: x, w (norm weights, or rows of up; unused for plain), acts, k, stride (of a record), flavour0,
-    flavour1, flavour2, eps f32, state.
+    """words: x, w (norm weights, or rows of up; unused for plain), acts, k, x_stride (elements between rows), stride (of
+    a record), flavour0, flavour1, flavour2, eps f32, state.
 
     A flavour word is zero * 256 + sub, 0 for none. Tiles are split between threads; for t = 1 slices are. A
     non-finite value sets state word 3.
@@ -215,7 +215,7 @@ def quantize(source: str, t: int, is_float: bool = False):
                 starts(at, c, f2, b, 0x4B400000, 0, 0)
             ops.store_i32(rec + o_d + 4 * c, 0)
 
-    def quantize(x, w, acts, k, stride, flavour0, flavour1, flavour2, eps: f32, state, ith, nth):
+    def quantize(x, w, acts, k, x_stride, stride, flavour0, flavour1, flavour2, eps: f32, state, ith, nth):
         n = ops.load_i64(state)
         n_tiles = (n + t - 1) // t
         n_slices = (k + SLICE - 1) // SLICE
@@ -225,12 +225,12 @@ def quantize(source: str, t: int, is_float: bool = False):
                 row = tile * t + c
                 factor = np.float32(0)
                 if is_norm and row < n:
-                    factor = np.float32(1) / np.float32(np.sqrt(sum_squares(x + 4 * row * k, k) / np.float32(k) + eps))
+                    factor = np.float32(1) / np.float32(np.sqrt(sum_squares(x + 4 * row * x_stride, k) / np.float32(k) + eps))
                 for s in range(ith if by_slice else 0, n_slices, nth if by_slice else 1):
                     rec = acts + (s * n_tiles + tile) * stride
                     width = min(SLICE, k - s * SLICE)
                     if row < n:
-                        at = 4 * (row * k + s * SLICE)
+                        at = 4 * (row * x_stride + s * SLICE)
                         column(
                             x + at,
                             w + (at if row_weights else 4 * s * SLICE),

@@ -1,0 +1,214 @@
+"""Matrix products over groups of rows, each with a matrix of its own: experts, or the heads of an attention layer.
+
+These kernels call those of derive/ by address, once per group, with the group's addresses, so they work for every type
+and layout those have. A group (id, first, count) is rows first .. first + count of x and y and matrix `id`.
+ragged: groups are listed in `routes` (moe_layout.py). Otherwise (uniform) group i is matrix i for all rows of the step,
+in rows i * n padded to whole tiles; n_groups is then a word.
+
+x and y of a group lie at first * by_row + id * by_id bytes after the start; acts follow each other, one group's records
+([slice][tile]) after the other's.
+"""
+
+from __future__ import annotations
+
+from .simd import call_kernel, inline, load_i32, load_i64, stack, store_i64
+
+WORDS = 20  # of the kernel that is called, at most
+
+
+def _groups(t: int, ragged: bool):
+    """(number, group): number(routes, n_groups) and group(routes, o_groups, i, state) -> (id, first, count)."""
+    if ragged:
+
+        @inline
+        def number(routes, n_groups):
+            return load_i64(routes)
+
+        @inline
+        def group(routes, o_groups, i, state):
+            at = routes + o_groups + 16 * i
+            return load_i32(at), load_i32(at + 4), load_i32(at + 8)
+    else:
+
+        @inline
+        def number(routes, n_groups):
+            return n_groups
+
+        @inline
+        def group(routes, o_groups, i, state):
+            n = load_i64(state)
+            return i, i * ((n + t - 1) // t * t), n
+
+    return number, group
+
+
+@inline
+def put(args, i, value):
+    """Word i of an argument or state block."""
+    store_i64(args + 8 * i, value)
+
+
+def quantize(t: int, ragged: bool):
+    """Rows of each group to acts. Words: kernel (derive.quantize), routes, o_groups, n_groups, x, w (second matrix of
+    rows, or 0), by_row, by_id, x_stride, acts, k, stride, n_slices, flavour0, flavour1, flavour2, state.
+    """
+    number, group = _groups(t, ragged)
+    args_of, state_of = stack(8 * WORDS), stack(8 * 4)
+
+    def quantize(
+        kernel,
+        routes,
+        o_groups,
+        n_groups,
+        x,
+        w,
+        by_row,
+        by_id,
+        x_stride,
+        acts,
+        k,
+        stride,
+        n_slices,
+        flavour0,
+        flavour1,
+        flavour2,
+        state,
+        ith,
+        nth,
+    ):
+        args, own = args_of(), state_of()
+        put(own, 3, 0)
+        put(args, 3, k)
+        put(args, 4, x_stride)
+        put(args, 5, stride)
+        put(args, 6, flavour0)
+        put(args, 7, flavour1)
+        put(args, 8, flavour2)
+        put(args, 9, 0)
+        put(args, 10, own)
+        for i in range(number(routes, n_groups)):
+            id_, first, count = group(routes, o_groups, i, state)
+            shift = first * by_row + id_ * by_id
+            put(own, 0, count)
+            put(args, 0, x + shift)
+            put(args, 1, w + shift)
+            put(args, 2, acts + first // t * n_slices * stride)
+            call_kernel(kernel, args, (ith + i) % nth, nth)
+        if load_i64(own + 24) != 0:
+            store_i64(state + 24, 1)
+
+    return quantize
+
+
+def gemm(t: int, ragged: bool):
+    """y = W x for each group. Words: kernel (derive.gemm), routes, o_groups, n_groups, w, matrix_bytes, row_bytes, acts,
+    stride, n_slices, start, y, by_row, by_id, y_stride (elements), rows, k, totals, totals_bytes, state.
+    """
+    number, group = _groups(t, ragged)
+    args_of, state_of = stack(8 * WORDS), stack(8 * 4)
+
+    def gemm(
+        kernel,
+        routes,
+        o_groups,
+        n_groups,
+        w,
+        matrix_bytes,
+        row_bytes,
+        acts,
+        stride,
+        n_slices,
+        start,
+        y,
+        by_row,
+        by_id,
+        y_stride,
+        rows,
+        k,
+        totals,
+        totals_bytes,
+        state,
+        ith,
+        nth,
+    ):
+        args, own = args_of(), state_of()
+        put(args, 1, row_bytes)
+        put(args, 3, stride)
+        put(args, 4, start)
+        put(args, 6, y_stride)
+        put(args, 7, rows)
+        put(args, 8, k)
+        put(args, 9, 0)
+        put(args, 10, 0)
+        put(args, 11, totals)
+        put(args, 12, totals_bytes)
+        put(args, 13, own)
+        for i in range(number(routes, n_groups)):
+            id_, first, count = group(routes, o_groups, i, state)
+            put(own, 0, count)
+            put(args, 0, w + id_ * matrix_bytes)
+            put(args, 2, acts + first // t * n_slices * stride)
+            put(args, 5, y + first * by_row + id_ * by_id)
+            call_kernel(kernel, args, ith, nth)
+
+    return gemm
+
+
+def gemv(ragged: bool, rows_layout: bool, shared: bool):
+    """y = W x for each group of one row. shared: all groups read the same acts. Words: kernel (derive.gemv with n = 1,
+    or derive.gemv_rows with rows_layout), routes, o_groups, n_groups, w, matrix_bytes, row_bytes, acts, stride,
+    n_slices, start, y, by_row, by_id, rows, k, state.
+    """
+    number, group = _groups(1, ragged)
+    args_of = stack(8 * WORDS)
+
+    def gemv(
+        kernel,
+        routes,
+        o_groups,
+        n_groups,
+        w,
+        matrix_bytes,
+        row_bytes,
+        acts,
+        stride,
+        n_slices,
+        start,
+        y,
+        by_row,
+        by_id,
+        rows,
+        k,
+        state,
+        ith,
+        nth,
+    ):
+        args = args_of()
+        for i in range(number(routes, n_groups)):
+            id_, first, _ = group(routes, o_groups, i, state)
+            x = acts if shared else acts + first * n_slices * stride
+            out, matrix = y + first * by_row + id_ * by_id, w + id_ * matrix_bytes
+            put(args, 0, matrix)
+            if rows_layout:
+                put(args, 1, row_bytes)
+                put(args, 2, x)
+                put(args, 3, stride)
+                put(args, 4, start)
+                put(args, 5, out)
+                put(args, 6, rows)
+                put(args, 7, k)
+                put(args, 8, 0)
+                put(args, 9, 0)
+            else:
+                put(args, 1, x)
+                put(args, 2, stride)
+                put(args, 3, start)
+                put(args, 4, out)
+                put(args, 5, rows)
+                put(args, 6, rows)
+                put(args, 7, k)
+                put(args, 8, 0)
+                put(args, 9, 0)
+            call_kernel(kernel, args, ith, nth)
+
+    return gemv
