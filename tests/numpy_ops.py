@@ -1,6 +1,7 @@
 """What every op of the engine means, in NumPy float64: runs an op list, fused or not, on a sequence from position 0."""
 
 import numpy as np
+from reference_moe import choose
 
 from ikpy_llm.engine import rope
 
@@ -32,7 +33,7 @@ class NumpyOps:
             weights = {role: self.w[name] for role, name in op.weights.items()}
             y = getattr(self, op.name)(*[values[v] for v in op.inputs], **op.attrs, **weights)
             if op.output is not None:
-                assert y.shape == (len(y), op.output.width), op
+                assert op.output.kind == "routes" or y.shape == (len(y), op.output.width), op
                 values[op.output] = y
         return y
 
@@ -57,6 +58,27 @@ class NumpyOps:
     def gated(self, gate, up, act):
         return ACTS[act](gate) * up
 
+    def weighted(self, x, gate):
+        return x / (1 + np.exp(-gate))
+
+    def route(self, logits, bias=None, n_used=1, group_score="", **how):
+        """(experts, weights), each (rows, n_used). Grouped rows are here in the order of rows and choices."""
+        ids, weights = zip(*choose(logits, n_used, bias=bias, **how), strict=True)
+        return np.array(ids), np.array(weights)
+
+    def gather(self, x, routes):
+        return x.repeat(routes[0].shape[1], axis=0)
+
+    def quantize_slots(self, x, *rest, **how):
+        return self.quantize(x, *rest[:-1], **how)
+
+    def matmul_slots(self, x, routes, w):
+        return np.einsum("ik,irk->ir", x, w[routes[0].ravel()])
+
+    def combine(self, x, routes, residual=0.0):
+        ids, weights = routes
+        return np.einsum("ij,ijk->ik", weights, x.reshape(*ids.shape, -1)) + residual
+
     def last_rows(self, x):
         return x[-1:]
 
@@ -64,7 +86,7 @@ class NumpyOps:
         return {"plain": lambda: x, "rms_norm": lambda: norm(x, w, eps), "gated": lambda: ACTS[act](x) * up}[source]()
 
     def matmul(self, x, residual=0.0, w=None, bias=0.0):
-        return x @ w.T + bias + residual
+        return x @ np.atleast_2d(w).T + bias + residual
 
     def rope(self, x, n_head, style, angles, w=None, eps=0.0):
         x = x if w is None else self.head_norm(x, w, n_head, eps)

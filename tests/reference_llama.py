@@ -26,10 +26,12 @@ class ReferenceLlama:
         x = w["token_embd.weight"][np.asarray(tokens)]
         for i in range(m["block_count"]):
             x = x + self.attention(i, self.norm(x, f"blk.{i}.attn_norm"))
-            h = self.norm(x, f"blk.{i}.ffn_norm")
-            gate, up = self.linear(h, f"blk.{i}.ffn_gate"), self.linear(h, f"blk.{i}.ffn_up")
-            x = x + self.linear(gate / (1 + np.exp(-gate)) * up, f"blk.{i}.ffn_down")
+            x = x + self.ffn(i, self.norm(x, f"blk.{i}.ffn_norm"))
         return self.norm(x, "output_norm")
+
+    def ffn(self, i, x):
+        gate, up = self.linear(x, f"blk.{i}.ffn_gate"), self.linear(x, f"blk.{i}.ffn_up")
+        return self.linear(gate / (1 + np.exp(-gate)) * up, f"blk.{i}.ffn_down")
 
     def norm(self, x, name):
         eps = self.meta["attention.layer_norm_rms_epsilon"]
@@ -42,13 +44,13 @@ class ReferenceLlama:
         return x.reshape(len(x), n, -1).swapaxes(0, 1)  # (heads, tokens, columns)
 
     def rope(self, x):
-        """Pairs of columns (neighbours; qwen2: i, i + n/2) turn by position * base^(-2i/n), over the file's factors."""
+        """Pairs of columns (neighbours; qwen: i, i + n/2) turn by position * base^(-2i/n), over the file's factors."""
         n_rot = self.meta.get("rope.dimension_count", x.shape[-1])
         frequency = self.meta.get("rope.freq_base", 10000.0) ** (-np.arange(0, n_rot, 2) / n_rot)
         frequency = frequency / self.w.get("rope_freqs.weight", 1.0) / self.meta.get("rope.scaling.factor", 1.0)
         angle = np.arange(x.shape[1])[:, None] * frequency
         a, b = slice(0, n_rot, 2), slice(1, n_rot, 2)
-        if self.architecture == "qwen2":
+        if self.architecture.startswith("qwen"):
             a, b = slice(0, n_rot // 2), slice(n_rot // 2, n_rot)
         out = x.copy()
         out[..., a] = x[..., a] * np.cos(angle) - x[..., b] * np.sin(angle)
@@ -58,8 +60,10 @@ class ReferenceLlama:
     def attention(self, i, x):
         n_head = self.meta["attention.head_count"]
         n_head_kv = self.meta.get("attention.head_count_kv", n_head)
-        q = self.rope(self.heads(self.linear(x, f"blk.{i}.attn_q"), n_head))
-        k = self.rope(self.heads(self.linear(x, f"blk.{i}.attn_k"), n_head_kv))
+        q, k = (self.heads(self.linear(x, f"blk.{i}.attn_{name}"), n) for name, n in (("q", n_head), ("k", n_head_kv)))
+        if self.architecture.startswith("qwen3"):
+            q, k = self.norm(q, f"blk.{i}.attn_q_norm"), self.norm(k, f"blk.{i}.attn_k_norm")
+        q, k = self.rope(q), self.rope(k)
         v = self.heads(self.linear(x, f"blk.{i}.attn_v"), n_head_kv)
         k, v = (t.astype(self.cache).astype(np.float64).repeat(n_head // n_head_kv, axis=0) for t in (k, v))
         scores = q @ k.swapaxes(1, 2) / np.sqrt(q.shape[-1])

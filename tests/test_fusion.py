@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import tiny_gemma3
 import tiny_llama
+import tiny_moe
 from numpy_ops import NumpyOps
 from reference_gemma3 import ReferenceGemma3
 from reference_llama import ReferenceLlama
+from reference_moe import ReferenceMoE
 
 from ikpy_llm import models
 from ikpy_llm.engine import fusion
@@ -32,7 +34,13 @@ def gemma3(folder):
     return tiny_gemma3.write(folder / "gemma3.gguf", types=("F32", "Q8_0"))
 
 
-NORMS = ("norm_add", "norm_rope")  # rows for which llama has no use
+@pytest.fixture(scope="module")
+def moe(folder):
+    """Experts, and one that all rows share."""
+    return tiny_moe.write(folder / "moe.gguf", types=("F32", "Q8_0", "Q4_0"), architecture="qwen2moe", bias=True)
+
+
+NORMS, EXPERTS = ("norm_add", "norm_rope"), ("combine_add",)  # rows for which llama has no use
 
 
 def graph_of(path, last_rows=False):
@@ -44,8 +52,8 @@ def graph_of(path, last_rows=False):
 
 
 @pytest.mark.parametrize("without", [(), ("all",), *((name,) for name in fusion.ROWS)], ids=str)
-def test_op_lists_compute_the_model(path, gemma3, without):
-    for reference, file in (ReferenceLlama(path), path), (ReferenceGemma3(gemma3), gemma3):
+def test_op_lists_compute_the_model(path, gemma3, moe, without):
+    for reference, file in (ReferenceLlama(path), path), (ReferenceGemma3(gemma3), gemma3), (ReferenceMoE(moe), moe):
         expected = reference.logits(TOKENS)
         for last_rows in (False, True):
             got = NumpyOps(reference.w).run(fusion.apply(graph_of(file, last_rows), without), TOKENS)
@@ -53,8 +61,8 @@ def test_op_lists_compute_the_model(path, gemma3, without):
 
 
 @pytest.mark.parametrize("name", fusion.ROWS)
-def test_every_row_shortens_or_changes_the_list(path, gemma3, name):
-    graph = graph_of(gemma3 if name in NORMS else path)
+def test_every_row_shortens_or_changes_the_list(path, gemma3, moe, name):
+    graph = graph_of(gemma3 if name in NORMS else moe if name in EXPERTS else path)
     assert list(map(repr, fusion.apply(graph, (name,)))) != list(map(repr, fusion.apply(graph)))
 
 
@@ -67,8 +75,10 @@ def logits(path, **options):
 
 
 @pytest.mark.parametrize("name", [*fusion.names(), "all"])
-def test_rows_change_no_bit(path, gemma3, name):
-    for file in [gemma3] if name in NORMS else [path, gemma3] if name == "all" else [path]:
+def test_rows_change_no_bit(path, gemma3, moe, name):
+    files = {"all": [path, gemma3, moe], "share_acts": [path, moe], "gated_quantize": [path, moe]}
+    files |= {key: [gemma3] for key in NORMS} | {key: [moe] for key in EXPERTS}
+    for file in files.get(name, [path]):
         np.testing.assert_array_equal(logits(file), logits(file, no_fusion=name))
 
 

@@ -92,6 +92,16 @@ def test_gated(n, width, act, reference):
     )
 
 
+@pytest.mark.parametrize(("n", "width"), SHAPES)
+def test_weighted(n, width):
+    """Rows times numbers between 0 and 1."""
+    rng = np.random.default_rng(n * width)
+    x, gate = random(rng, n, width), random(rng, n, 1) * 4
+    wanted = x / (1 + np.exp(-gate.astype(np.float64)))
+    y = run(Kernel("rowwise.weighted"), x.shape, (x, gate, ..., width, state(n)))
+    np.testing.assert_allclose(y, wanted, rtol=2e-6, atol=1e-7)
+
+
 def test_gated_extremes_stay_finite():
     gate = np.array([[-1e30, -200, -88, 0, 88, 200, 1e30, -0.0]], np.float32)
     for act in ("silu", "gelu"):

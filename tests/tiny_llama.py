@@ -59,13 +59,17 @@ def random(shapes: dict, types, seed) -> dict:
     """Random tensors of these shapes."""
     rng, out, n_matrices = np.random.default_rng(seed), {}, 0
     for name, shape in shapes.items():
-        if len(shape) == 1:
+        if len(shape) == 1 and "gate_inp" not in name:
             low, high = (1.0, 4.0) if "freqs" in name else (0.5, 1.5) if "norm" in name else (-0.3, 0.3)
             out[name] = ("F32", shape, rng.uniform(low, high, shape).astype(np.float32).tobytes())
             continue
         kind = types[n_matrices % len(types)]
         n_matrices += 1
-        x = rng.normal(0, shape[1] ** -0.5, shape).astype(np.float32)
+        if "gate_inp" in name:  # logits that tell experts clearly apart
+            x = rng.normal(0, 3 * shape[-1] ** -0.5, shape).astype(np.float32)
+            out[name] = ("F32", shape, x.tobytes())
+            continue
+        x = rng.normal(0, shape[-1] ** -0.5, shape).astype(np.float32)
         out[name] = (kind, shape, quantize(x, GGMLQuantizationType[kind]).tobytes())
     return out
 

@@ -77,6 +77,8 @@ class Graph:
         have = tuple(tensor.shape)
         while len(have) > len(shape) and have[0] == 1:
             have = have[1:]
+        if len(have) + 1 == len(shape) and shape[0] == 1:  # a matrix of one row
+            have = (1, *have)
         if have != tuple(shape):
             raise ModelFileError(
                 f"{self.file}: tensor '{full}' has shape {list(tensor.shape)}, the hyperparameters imply {list(shape)}"
@@ -174,6 +176,10 @@ class Graph:
     def gated(self, gate: Value, up: Value, act: str) -> Value:
         """act(gate) * up"""
         return self.emit("gated", gate, up, width=gate.width, act=act)
+
+    def weighted(self, x: Value, gate: Value) -> Value:
+        """sigmoid(gate) * x, with one number for each row."""
+        return self.emit("weighted", x, gate, width=x.width)
 
     def rope(self, x: Value, n_head: int, style: str, angles: Angles) -> Value:
         """Rotate the first angles.n_rot columns of each head by the row's position."""

@@ -191,6 +191,14 @@ def gated(o: Op, low: Lowering) -> Record:
     return _record(o, kernel_named("rowwise.gated", act=o.attrs["act"]), words, cost=_elementwise(o, 8))
 
 
+@op
+def weighted(o: Op, low: Lowering) -> Record:
+    """y = sigmoid(gate) * x, one number for each row"""
+    x, gate = o.inputs
+    words = x, gate, o.output, x.width, _state(x)
+    return _record(o, kernel_named("rowwise.weighted"), words, cost=_elementwise(o, 1))
+
+
 def _turning(o: Op) -> tuple:
     """Words of a rotation after the head size: table, and what norms the head before, if anything."""
     angles = o.attrs["angles"]
@@ -264,9 +272,7 @@ def quantize(o: Op, low: Lowering) -> Record:
         second = At("file", o.weights["w"]) if o.weights else 0
     stored = [zero * 256 + sub for zero, sub in acts.stored]
     flavours = stored + [0] * (MAX_FLAVOURS - len(stored))
-    kernel = kernel_named(
-        "derive.quantize", source=SOURCES[source] or o.attrs["act"], t=acts.t, is_float=acts.is_float
-    )
+    kernel = kernel_named("derive.quantize", source=SOURCES[source] or o.attrs["act"], t=acts.t, is_float=acts.is_float)
     words = x, second, o.output, x.width, x.width, acts.stride, *flavours, float(o.attrs.get("eps", 0.0)), _state(x)
     cost = Cost(
         flops_row=8 * x.width, bytes_row=sum(F32 * v.width for v in o.inputs) + acts.n_bytes(1, x.width) // acts.t

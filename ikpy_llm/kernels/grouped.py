@@ -101,8 +101,8 @@ def quantize(t: int, ragged: bool):
 
 
 def gemm(t: int, ragged: bool):
-    """y = W x for each group. Words: kernel (derive.gemm), routes, o_groups, n_groups, w, matrix_bytes, row_bytes, acts,
-    stride, n_slices, start, y, by_row, by_id, y_stride (elements), rows, k, totals, totals_bytes, state.
+    """y = W x for each group. Words: kernel (derive.gemm), routes, o_groups, n_groups, w, matrix_bytes, row_bytes,
+    acts, stride, n_slices, start, y, by_row, by_id, y_stride (elements), rows, k, totals, totals_bytes, state.
     """
     number, group = _groups(t, ragged)
     args_of, state_of = stack(8 * WORDS), stack(8 * 4)

@@ -152,7 +152,9 @@ def route(gating: str, group_score: str = "", single: bool = False):
         for row in range(n * ith // nth, n * (ith + 1) // nth):
             gate(logits + 4 * row * n_expert, n_expert, p)
             for i in range(n_expert):
-                store_f32(scores + 4 * i, load_f32(p + 4 * i) + (load_f32(bias + 4 * i) if bias != 0 else np.float32(0)))
+                store_f32(
+                    scores + 4 * i, load_f32(p + 4 * i) + (load_f32(bias + 4 * i) if bias != 0 else np.float32(0))
+                )
                 store_i32(taken + 4 * i, 0)
             limit(scores, taken, n_expert, n_group, n_group_used)
             at, kept, total, top = row * n_used, np.int64(0), np.float32(0), np.float32(0)
@@ -266,8 +268,8 @@ def gather(t: int):
 def combine(add: bool = False):
     """y = sum of weight * grouped row over the slots of a row, in their order; plus the residual if `add`.
 
-    Words: x f32 [slots][width], residual (0 without), y, width, routes, o_weights, o_places, n_used, state. y may be the
-    residual.
+    Words: x f32 [slots][width], residual (0 without), y, width, routes, o_weights, o_places, n_used, state. y may be
+    the residual.
     """
 
     def combine(x, residual, y, width, routes, o_weights, o_places, n_used, state, ith, nth):

@@ -1,7 +1,7 @@
 """Where a step's choice of experts lies in memory: what the engine allocates and kernels address. Imports no Numba.
 
-A slot is one chosen expert of one row. The matrix kernels want the rows of one expert side by side: a step's slots stand
-in groups, one per expert, each padded to whole tiles of t columns by repeating its last row. A step of one row
+A slot is one chosen expert of one row. The matrix kernels want the rows of one expert side by side: a step's slots
+stand in groups, one per expert, each padded to whole tiles of t columns by repeating its last row. A step of one row
 (t = 1) has one group per slot, in the order of choice.
 
     header   i64[8]                   word 0: number of groups

@@ -12,6 +12,7 @@ import numpy as np
 from .simd import (
     F32,
     LANES,
+    exp,
     f32,
     fma,
     gelu,
@@ -23,6 +24,7 @@ from .simd import (
     reduce_add,
     reduce_max,
     silu,
+    splat,
     splat_load,
     store,
     store_f32,
@@ -131,6 +133,27 @@ def add_bias():
                 store_f32(target + i * ELEMENT, load_f32(source + i * ELEMENT) + load_f32(b + i * ELEMENT))
 
     return add_bias
+
+
+def weighted():
+    """y = x / (1 + e^-gate), gate one number per row. Words: x, gate, y, width, state. y may be x."""
+
+    def weighted(x, gate, y, width, state, ith, nth):
+        runs = (width + RUN - 1) // RUN
+        total = load_i64(state) * runs
+        for item in range(total * ith // nth, total * (ith + 1) // nth):
+            row, column = item // runs, item % runs * RUN
+            end = min(column + RUN, width)
+            whole = column + (end - column) // LANES * LANES
+            source, target = x + row * width * ELEMENT, y + row * width * ELEMENT
+            factor = splat(F32, np.float32(1)) / (exp(-1.0 * splat_load(F32, gate + row * ELEMENT)) + np.float32(1))
+            one = reduce_max(factor)  # all lanes are equal
+            for i in range(column, whole, LANES):
+                store(target + i * ELEMENT, load(F32, source + i * ELEMENT) * factor)
+            for i in range(whole, end):
+                store_f32(target + i * ELEMENT, load_f32(source + i * ELEMENT) * one)
+
+    return weighted
 
 
 def last_rows():

@@ -60,18 +60,27 @@ def ffn(g: Graph, p: Params, x: Value, *, act: str = "silu", n_ff: int = 0, suff
 
 
 def moe(
-    g: Graph, p: Params, x: Value, *, norm: bool, gating: str = "softmax", scale: float = 1.0, bias: str = ""
+    g: Graph,
+    p: Params,
+    x: Value,
+    *,
+    norm: bool,
+    gating: str = "softmax",
+    scale: float = 1.0,
+    bias: str = "",
+    n_ff: int = 0,
 ) -> Value:
     """The weighted sum of the chosen experts' W_down (silu(W_gate x) * W_up x); see Graph.route for the choice.
 
-    Where experts are chosen with a bias, groups of experts score by their two best (DeepSeek-V3), else by the best (V2).
+    Where experts are chosen with a bias, groups of experts score by their two best (DeepSeek-V3), else by the best.
     """
     p.check_experts()
+    width = n_ff or p.n_ff_expert
     how = {"gating": gating, "norm": norm, "scale": scale, "group_score": "top2" if bias else "max"}
     how |= {"n_group": p.n_expert_group, "n_group_used": p.n_expert_group_used}
     routes = g.route(g.linear(x, "ffn_gate_inp", p.n_expert), p.n_expert_used, bias, **how)
-    gate = g.experts(x, routes, "ffn_gate_exps", p.n_expert, p.n_ff_expert)
-    up = g.experts(x, routes, "ffn_up_exps", p.n_expert, p.n_ff_expert)
+    gate = g.experts(x, routes, "ffn_gate_exps", p.n_expert, width)
+    up = g.experts(x, routes, "ffn_up_exps", p.n_expert, width)
     return g.combine(g.experts(g.gated(gate, up, "silu"), routes, "ffn_down_exps", p.n_expert, p.n_embd), routes)
 
 

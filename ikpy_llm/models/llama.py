@@ -1,10 +1,10 @@
-"""LLaMA and what shares its wiring: pre-norm blocks of grouped-query attention and SwiGLU."""
+"""LLaMA and what shares its wiring: pre-norm blocks of grouped-query attention and SwiGLU, or experts (Mixtral)."""
 
 from __future__ import annotations
 
 from ikpy_llm.engine.graph import Graph, Value
 from ikpy_llm.engine.params import Params
-from ikpy_llm.models.blocks import attention, embed, ffn, head
+from ikpy_llm.models.blocks import attention, embed, ffn, head, moe
 
 ROPE = "norm"  # neighbouring columns are rotated together
 
@@ -14,5 +14,6 @@ def build(g: Graph, p: Params, rope: str = ROPE) -> Value:
     x = embed(g, p)
     for _ in g.layers(p.n_layer):
         x = g.add(x, attention(g, p, g.norm(x, "attn_norm", p.eps), rope=rope))
-        x = g.add(x, ffn(g, p, g.norm(x, "ffn_norm", p.eps)))
+        h = g.norm(x, "ffn_norm", p.eps)
+        x = g.add(x, moe(g, p, h, norm=True, n_ff=p.n_ff) if p.n_expert else ffn(g, p, h))
     return head(g, p, x)

@@ -78,8 +78,8 @@ def _scatter(t: int):
 
 
 def quantize(source: str, t: int, is_float: bool = False):
-    """words: x, w (norm weights, or rows of up; unused for plain), acts, k, x_stride (elements between rows), stride (of
-    a record), flavour0, flavour1, flavour2, eps f32, state.
+    """words: x, w (norm weights, or rows of up; unused for plain), acts, k, x_stride (elements between rows),
+    stride (of a record), flavour0, flavour1, flavour2, eps f32, state.
 
     A flavour word is zero * 256 + sub, 0 for none. Tiles are split between threads; for t = 1 slices are. A
     non-finite value sets state word 3.
@@ -225,7 +225,9 @@ def quantize(source: str, t: int, is_float: bool = False):
                 row = tile * t + c
                 factor = np.float32(0)
                 if is_norm and row < n:
-                    factor = np.float32(1) / np.float32(np.sqrt(sum_squares(x + 4 * row * x_stride, k) / np.float32(k) + eps))
+                    factor = np.float32(1) / np.float32(
+                        np.sqrt(sum_squares(x + 4 * row * x_stride, k) / np.float32(k) + eps)
+                    )
                 for s in range(ith if by_slice else 0, n_slices, nth if by_slice else 1):
                     rec = acts + (s * n_tiles + tile) * stride
                     width = min(SLICE, k - s * SLICE)
