@@ -76,7 +76,7 @@ REFUSED = {
     "rope.scaling.type": ("longrope", "accepted: none, linear, yarn"),
     "rope.scaling.yarn_ext_factor": (0.5, "accepted: 0.0"),
     "attention.sliding_window": (4096, "accepted: 0"),
-    "expert_count": (8, "accepted: 0"),
+    "expert_used_count": (8, "accepted: 0"),
     "attention.scale": (0.1, "accepted: 0.0"),
     "logit_scale": (0.5, "accepted: 0.0 or 1.0"),
     "attention.clamp_kqv": (8.0, "accepted: 0.0"),
