@@ -12,6 +12,7 @@ from ikpy_llm.cli import bench_plot, bench_report, bench_result
 from ikpy_llm.cli.bench_result import Result, Test
 from ikpy_llm.cli.commands import bench
 from ikpy_llm.cli.options import Pair, parse
+from ikpy_llm.engine import hub
 from ikpy_llm.errors import IkpyError
 
 ROOF = {"gbps": 50.0, "gmacs": 1000.0}
@@ -77,16 +78,35 @@ def test_every_combination_in_order():
         "-m", "a,b", "-t", "1,2", "-tgb", "3,4", "-ub", "8", "-b", "4,16", "-p", "8", "-n", "2", "-rtr", "0,1"
     )
     setups = list(bench.setups_of(found, bench.tests_of(found)))
-    assert len(setups) == 2 * 2 * 2 * (1 + 1 + 2)
-    first = setups[:4]
-    assert [(s.source, s.threads, s.n_ubatch, s.repack) for s, *_ in first[:2]] == [
-        ("a", 1, 4, False),
-        ("a", 2, 4, False),
+    assert len(setups) == 2 * 2 * 2 * (1 + 1 + 1)
+    first = [s for s, *_ in setups[:3]]
+    assert [(s.source, s.threads, s.threads_batch, s.n_ubatch, s.repack) for s in first] == [
+        ("a", 1, 1, 4, False),
+        ("a", 2, 2, 4, False),
+        ("a", 3, 4, 4, False),
     ]
-    assert [(s.threads, [t.name for t in some]) for s, _, _, some in first[2:]] == [(4, ["pp8"]), (3, ["tg2"])]
-    assert {s.source for s, *_ in setups[:16]} == {"a"}
+    assert all([t.name for t in some] == ["pp8", "tg2"] for *_, some in setups)
+    assert {s.source for s, *_ in setups[:12]} == {"a"}
+    pairs = [(s.threads, s.threads_batch) for s, *_ in bench.setups_of(options("-t", "1,2", "-tb", "3,4"), [])]
+    assert pairs == [(1, 3), (1, 4), (2, 3), (2, 4)]
+    assert [(s.threads, s.threads_batch) for s, *_ in bench.setups_of(options("-tb", "3"), [])] == [(0, 3)]
     assert found.threads_pairs == [Pair(3, 4)] and options("-rtr").repack == [True] == options("--repack").repack
     assert options("-no-rtr").repack == [False]
+
+
+def test_models_of_the_hub(monkeypatch):
+    asked = []
+    monkeypatch.setattr(hub, "resolve", lambda *words, **more: asked.append((words, more)) or f"{words[0]}.gguf")
+    found = bench.sources_of(options("-m", "a.gguf", "-hf", "u/r:Q4_0,v/s", "-hft", "T", "--offline"))
+    assert found == ["a.gguf", "u/r:Q4_0.gguf", "v/s.gguf"]
+    assert asked == [((name, None), {"token": "T", "offline": True}) for name in ("u/r:Q4_0", "v/s")]
+    assert bench.sources_of(options("-hf", "u/r", "-hff", "x.gguf")) == ["u/r.gguf"]
+    assert asked[-1][0] == ("u/r", "x.gguf")
+    assert bench.sources_of(options("-mu", "https://huggingface.co/u/r/resolve/main/y.gguf")) == ["u/r.gguf"]
+    assert asked[-1][0] == ("u/r", "y.gguf") and bench.sources_of(options()) == [None]
+    for words, part in ((["-hff", "x"], "needs -hf"), (["-hff", "x", "-hf", "u/r,v/s"], "needs one -hf, not 2")):
+        with pytest.raises(IkpyError, match=part):
+            bench.sources_of(options(*words))
 
 
 def test_what_is_not_done_as_asked_is_said(capsys):

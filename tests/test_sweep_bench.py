@@ -8,6 +8,8 @@ from conftest import ROOT
 
 from ikpy_llm import cli
 from ikpy_llm.cli.commands import sweep_bench
+from ikpy_llm.engine import hub
+from ikpy_llm.engine.workers import Workers
 from ikpy_llm.errors import IkpyError
 
 HEAD = [
@@ -81,6 +83,17 @@ def test_pictures_of_several_runs(ikpy, model, tmp_path):
     assert (tmp_path / "both.png").read_bytes()[:4] == b"\x89PNG"
     sweep(ikpy, model, "-n", "1", "--plot", tmp_path / "own.png", "--compare", tmp_path / "a.jsonl")
     assert (tmp_path / "own.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_threads_of_prompts_and_a_model_of_the_hub(model, monkeypatch, capsys):
+    monkeypatch.setattr(hub, "resolve", lambda name, *_, **__: {"u/r:Q8_0": model}[name])
+    used, run = [], Workers.run
+    monkeypatch.setattr(Workers, "run", lambda pool, *words: (used.append(pool.n_threads), run(pool, *words))[1])
+    words = "-hf u/r:Q8_0 -t 1 -tb 2 -c 256 -ub 128 -n 1 --swa-full -o jsonl"
+    assert cli.main(words.split(), "sweep-bench") == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["n_kv"], row["n_threads"], row["n_threads_batch"]) for row in rows] == [(0, 1, 2), (128, 1, 2)]
+    assert used[-4:] == [1, 2, 1, 2]
 
 
 def test_errors(tmp_path):

@@ -24,6 +24,8 @@ class Setup:
     threads: int  # 0: the default
     n_ubatch: int
     repack: bool | None
+    threads_batch: int = 0  # 0: as many as `threads`
+    swa_full: bool = False
 
     def open(self, n_ctx: int, progress: Say):
         """A session with that many positions."""
@@ -39,7 +41,9 @@ class Setup:
 
                 file = demo_model_path(progress)
             file = open_gguf(file)
-        options = Options(n_ctx=n_ctx, n_ubatch=self.n_ubatch, threads=self.threads, repack=self.repack)
+        sizes = {"n_ctx": n_ctx, "n_ubatch": self.n_ubatch}
+        threads = {"threads": self.threads, "threads_batch": self.threads_batch}
+        options = Options(**sizes, **threads, repack=self.repack, swa_full=self.swa_full)
         return Session(file, models.builder(file.meta, str(file.path)), options, progress)
 
 
@@ -79,7 +83,7 @@ def describe(session, test: Test, n_batch: int, n_ubatch: int) -> Result:
         model_n_params=sum(math.prod(t.shape) for t in tensors),
         n_batch=n_batch,
         n_ubatch=n_ubatch,
-        n_threads=session.n_threads,
+        n_threads=session.n_threads if test.n_gen else session.n_threads_batch,
         repack=session.weights.is_packed,
         run=test,
         test_time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ikpy_llm.cli.options import ModelOptions
+from ikpy_llm.cli.text import write
 from ikpy_llm.errors import IkpyError
 
 
@@ -24,3 +25,11 @@ def model_path(options: ModelOptions):
     from ikpy_llm.engine import hub
 
     return hub.resolve(repo, file, token=options.hf_token, offline=options.offline or None)
+
+
+def list_cache() -> None:
+    """Print the models of the hub in the cache, as they are written after -hf and -hff."""
+    from ikpy_llm.engine import hub
+
+    for name, size in hub.cached_models():
+        write(f"{size / 2**20:10.1f} MiB  {name}\n")

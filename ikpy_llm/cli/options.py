@@ -66,6 +66,18 @@ def flag(
     return dataclasses.field(default=default, metadata={"flag": spec})
 
 
+def repack_flag(default, help: str):
+    """-rtr, stated once: one value for most commands, a list for the bench."""
+    off = ("-no-rtr", "--no-run-time-repack", "--no-repack")
+    return flag(default, "-rtr", "--run-time-repack", "--repack", off=off, bare=True, env="REPACK", help=help)
+
+
+def flash_attn_flag(default, help: str):
+    """-fa, stated once."""
+    choices = ("on", "off", "auto", "1", "0")
+    return flag(default, "-fa", "--flash-attn", choices=choices, bare="on", help=help)
+
+
 @dataclasses.dataclass
 class Common:
     """What every command has."""
@@ -102,6 +114,9 @@ class ModelOptions(Common):
     threads: int | None = flag(
         None, "-t", "--threads", metavar="N", minimum=1, maximum=1024, help="worker threads (default: physical cores)"
     )
+    threads_batch: int | None = flag(
+        None, "-tb", "--threads-batch", metavar="N", minimum=1, maximum=1024, help="those of prompts (default: -t)"
+    )
     batch: int = flag(
         2048,
         "-b",
@@ -114,23 +129,16 @@ class ModelOptions(Common):
     ubatch: int = flag(
         512, "-ub", "--ubatch-size", env="UBATCH", metavar="N", minimum=1, help="tokens computed at once"
     )
-    repack: bool | None = flag(
+    repack: bool | None = repack_flag(
         None,
-        "-rtr",
-        "--run-time-repack",
-        "--repack",
-        off=("-no-rtr", "--no-run-time-repack", "--no-repack"),
-        bare=True,
-        env="REPACK",
-        help="weave weights into panels at load time; off keeps them memory mapped (default: on where memory allows)",
+        "weave weights into panels at load time; off keeps them memory mapped (default: on where memory allows)",
     )
-    flash_attn: str = flag(
-        "on",
-        "-fa",
-        "--flash-attn",
-        choices=("on", "off", "auto", "1", "0"),
-        bare="on",
-        help="attention is always fused; accepted for compatibility",
+    flash_attn: str = flash_attn_flag("on", "attention is always fused; accepted for compatibility")
+    swa_full: bool = flag(
+        False, "--swa-full", help="layers with a sliding window keep all positions: more memory, any text is reused"
+    )
+    cache_list: bool = flag(
+        False, "-cl", "--cache-list", env="", help="list the models of the hub that are in the cache, and end"
     )
 
 
@@ -268,12 +276,14 @@ def _default_text(field: dataclasses.Field, spec: Flag) -> str:
     return f" (default: {'on' if default is True else default})" if default != "" else ""
 
 
-def normalize(argv: Sequence[str], parser: argparse.ArgumentParser) -> tuple[list[str], list[str]]:
+def normalize(
+    argv: Sequence[str], parser: argparse.ArgumentParser, without_effect: Mapping[str, object] = IGNORED
+) -> tuple[list[str], list[str]]:
     """(argv that argparse reads only in one way, flags that were ignored).
 
     argparse would read `-foo` as `-f oo` and refuse `-p "-x"`; users of llama.cpp mean neither. So names are looked up
-    whole, `_` is `-` in long names, a flag that needs a value takes the next word whatever it is, and flags without
-    meaning here are taken out.
+    whole, `_` is `-` in long names, a flag that needs a value takes the next word whatever it is, and those of
+    `without_effect` (name: how many words follow it) are taken out.
     """
     actions, out, positional, ignored, at = parser._option_string_actions, [], [], [], 0
     while at < len(argv):
@@ -284,9 +294,9 @@ def normalize(argv: Sequence[str], parser: argparse.ArgumentParser) -> tuple[lis
             continue
         if name.startswith("--"):
             name = name.replace("_", "-")
-        if name not in actions and name not in IGNORED:
+        if name not in actions and name not in without_effect:
             raise IkpyError(f"unknown argument: {name}{_similar(name, actions)} (see {parser.prog} --help)")
-        nargs = actions[name].nargs if name in actions else IGNORED[name]
+        nargs = actions[name].nargs if name in actions else without_effect[name]
         if not equals and (nargs is None or nargs == "?"):
             if at < len(argv) and (nargs is None or not argv[at].startswith("-")):
                 equals, value = "=", argv[at]
@@ -326,7 +336,7 @@ def from_environment(options: type, environ: Mapping[str, str]) -> dict[str, obj
 def parse(options: type, argv: Sequence[str], program: str, description: str | None = None, environ=os.environ):
     """An instance of `options` from command line, then environment, then defaults. --help prints and exits."""
     parser = parser_of(options, program, description)
-    words, ignored = normalize(argv, parser)
+    words, ignored = normalize(argv, parser, {**IGNORED, **getattr(options, "WITHOUT_EFFECT", {})})
     given = vars(parser.parse_args(words))
     result = options(**{**from_environment(options, environ), **given})
     missing = [words for words in ignored if words.split(" ")[0] in NOT_YET]

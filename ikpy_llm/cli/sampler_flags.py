@@ -1,8 +1,9 @@
 """The flags of samplers and grammars, derived from SamplerOptions; shared by the commands that generate text."""
 
 import dataclasses
+import typing
 
-from ikpy_llm.cli.options import flag
+from ikpy_llm.cli.options import flag, flags_of
 from ikpy_llm.engine.sampling_options import (
     DIALECTS,
     PRESETS,
@@ -79,6 +80,12 @@ _OTHERS = [
     ),
 ]
 SamplerFlags = dataclasses.make_dataclass("SamplerFlags", _FIELDS + _OTHERS)
+# All of them and the prompt's, with how many words follow: for commands that have no text.
+FLAGS_OF_TEXT = {
+    name: 0 if bool in (field.type, *typing.get_args(field.type)) else None
+    for field, spec in flags_of(SamplerFlags)
+    for name in (*spec.names, *spec.off)
+} | {"-p": None, "--prompt": None, "-f": None, "--file": None, "-e": 0, "--ignore-eos": 0, "--keep": None}
 
 
 def sampling_of(options) -> dict:

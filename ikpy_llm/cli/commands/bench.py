@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from ikpy_llm.cli import bench_machine, bench_report, bench_run, console
 from ikpy_llm.cli.bench_result import Result, Test
-from ikpy_llm.cli.options import ModelOptions, Pair, flag
+from ikpy_llm.cli.model_file import list_cache, model_path
+from ikpy_llm.cli.options import ModelOptions, Pair, flag, flash_attn_flag, repack_flag
 from ikpy_llm.errors import IkpyError
 
 BATCH, UBATCH = 2048, 512
@@ -21,6 +22,9 @@ class Options(ModelOptions):
     """Flags of `ikpy-bench`. Lists are comma separated, ranges are 8-32, 8-32+8, 8-32*2; every combination is run."""
 
     model: list[str] = flag([], "-m", "--model", metavar="FNAME", help="GGUF file(s); default: the demo model")
+    hf_repo: list[str] = flag(
+        [], "-hf", "-hfr", "--hf-repo", metavar="USER/REPO[:QUANT]", help="models of the Hugging Face hub, fetched once"
+    )
     n_prompt: list[int] = flag(
         [], "-p", "--n-prompt", metavar="N", minimum=0, help="prompt tokens, 0: none (default: 512)"
     )
@@ -37,6 +41,9 @@ class Options(ModelOptions):
     threads: list[int] = flag(
         [], "-t", "--threads", metavar="N", minimum=1, maximum=1024, help="worker threads (default: physical cores)"
     )
+    threads_batch: list[int] = flag(
+        [], "-tb", "--threads-batch", metavar="N", minimum=1, maximum=1024, help="those of prompts (default: -t)"
+    )
     threads_pairs: list[Pair] = flag(
         [],
         "-tgb",
@@ -50,19 +57,8 @@ class Options(ModelOptions):
     )
     type_k: list[str] = flag([], "-ctk", "--cache-type-k", metavar="TYPE", help="type of the keys' cache: f16")
     type_v: list[str] = flag([], "-ctv", "--cache-type-v", metavar="TYPE", help="type of the values' cache: f16")
-    repack: list[bool] = flag(
-        [],
-        "-rtr",
-        "--run-time-repack",
-        "--repack",
-        off=("-no-rtr", "--no-run-time-repack", "--no-repack"),
-        bare=True,
-        env="REPACK",
-        help="weave weights into panels at load time (default: on where memory allows)",
-    )
-    flash_attn: list[str] = flag(
-        [], "-fa", "--flash-attn", choices=("on", "off", "auto", "1", "0"), bare="on", help="attention is always fused"
-    )
+    repack: list[bool] = repack_flag([], "weave weights into panels at load time (default: on where memory allows)")
+    flash_attn: list[str] = flash_attn_flag([], "attention is always fused")
     repetitions: int | None = flag(
         None,
         "-r",
@@ -98,6 +94,8 @@ class Options(ModelOptions):
 
 def main(options: Options) -> None:
     """Run every test of every combination; each result is printed when it is there."""
+    if options.cache_list:
+        return list_cache()
     check(options)
     tests = tests_of(options)
     writers, results = writers_of(options, tests), []
@@ -112,6 +110,7 @@ def main(options: Options) -> None:
 
         bench_plot.types(results, options.plot)
         print(f"wrote {options.plot}", file=sys.stderr)
+    return None
 
 
 def check(options: Options) -> None:
@@ -165,7 +164,7 @@ def writers_of(options: Options, tests: list[Test]) -> list[bench_report.Writer]
         if name == "md" and options.synthetic is not None:
             from ikpy_llm.cli.bench_synthetic import Summary
 
-            found.append(Summary(tests, len(options.threads + options.threads_pairs) > 1, out))
+            found.append(Summary(tests, len(options.threads + options.threads_batch + options.threads_pairs) > 1, out))
         elif kind:
             found.append(kind(bench_machine.BUILD, shown, options.compat, out))
         if name == "md" and options.profile:
@@ -214,8 +213,9 @@ def results_of(options: Options, tests: list[Test]) -> Iterator[Result]:
 
 
 def setups_of(options: Options, tests: list[Test]):
-    """(Setup, n_batch, n_ubatch, tests) of every combination; tests that need other threads are apart."""
-    threads = [Pair(n, n) for n in options.threads] + options.threads_pairs
+    """(Setup, n_batch, n_ubatch, tests) of every combination; 0 threads: the default."""
+    threads = [Pair(n, batch) for n in options.threads or [0] for batch in options.threads_batch or [n]]
+    threads = [*(threads if options.threads or options.threads_batch else []), *options.threads_pairs]
     for source, n_ubatch, n_batch, repack, pair in itertools.product(
         sources_of(options),
         options.ubatch or [UBATCH],
@@ -223,11 +223,8 @@ def setups_of(options: Options, tests: list[Test]):
         options.repack or [None],
         threads or [Pair(0, 0)],
     ):
-        groups: dict[int, list[Test]] = {}
-        for test in tests:
-            groups.setdefault(pair.first if test.n_gen else pair.second, []).append(test)
-        for n_threads, some in groups.items():
-            yield bench_run.Setup(source, n_threads, min(n_ubatch, n_batch), repack), n_batch, n_ubatch, some
+        setup = bench_run.Setup(source, pair.first, min(n_ubatch, n_batch), repack, pair.second, options.swa_full)
+        yield setup, n_batch, n_ubatch, tests
 
 
 def sources_of(options: Options) -> list:
@@ -237,11 +234,15 @@ def sources_of(options: Options) -> list:
 
         shape = synthetic.shape_of(options.synthetic)
         return [synthetic.SyntheticFile(name, shape) for name in synthetic.types_of(options.types or ["all"])]
-    if options.hf_repo or options.model_url:
-        from ikpy_llm.cli.model_file import model_path
-
-        return [*options.model, model_path(dataclasses.replace(options, model=None))]
-    return options.model or [None]
+    if options.hf_file and len(options.hf_repo) > 1:
+        raise IkpyError(f"-hff {options.hf_file} needs one -hf, not {len(options.hf_repo)}")
+    wanted = [(repo, None) for repo in options.hf_repo] + [(None, options.model_url)] * (options.model_url is not None)
+    if options.hf_file and not options.hf_repo:
+        wanted = [(None, None)]  # which is refused
+    fetched = [
+        model_path(dataclasses.replace(options, model=None, hf_repo=repo, model_url=url)) for repo, url in wanted
+    ]
+    return [*options.model, *fetched] or [None]
 
 
 def measure(session, test: Test, n_batch: int, n_ubatch: int, roofs: bench_run.Roofs, options: Options) -> Result:

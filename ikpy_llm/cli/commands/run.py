@@ -5,7 +5,7 @@ import json
 import sys
 
 from ikpy_llm.cli import console
-from ikpy_llm.cli.model_file import model_path
+from ikpy_llm.cli.model_file import list_cache, model_path
 from ikpy_llm.cli.options import ModelOptions, flag
 from ikpy_llm.cli.sampler_flags import SamplerFlags, sampling_of
 from ikpy_llm.cli.text import read_file, unescape, write
@@ -31,7 +31,7 @@ class Options(ModelOptions, SamplerFlags):
         env="N_PREDICT",
         metavar="N",
         minimum=-2,
-        help="tokens to generate; -1: until the model ends its text or the context is full",
+        help="tokens to generate; -1: until the model ends its text or the context is full; -2: until it is full",
     )
     n_ctx: int | None = flag(
         None,
@@ -40,15 +40,6 @@ class Options(ModelOptions, SamplerFlags):
         metavar="N",
         minimum=0,
         help="context size in tokens, 0: all the model was trained for (default: that, at most 4096)",
-    )
-    threads_batch: int | None = flag(
-        None,
-        "-tb",
-        "--threads-batch",
-        metavar="N",
-        minimum=1,
-        maximum=1024,
-        help="prompt threads (default: -t)",
     )
     display_prompt: bool = flag(
         True, off=("--no-display-prompt",), env="NO_DISPLAY_PROMPT", help="do not repeat the prompt on stdout"
@@ -108,7 +99,6 @@ class Options(ModelOptions, SamplerFlags):
     profile: str | None = flag(
         None, "--profile", metavar="FILE", bare="-", env="", help="show where the time goes; FILE: write it as JSON too"
     )
-    cache_list: bool = flag(False, "-cl", "--cache-list", help="list the models of the hub that are in the cache")
 
 
 def main(options: Options) -> None:
@@ -125,12 +115,10 @@ def main(options: Options) -> None:
         raise IkpyError(
             'no prompt; give -p TEXT or -f FILE, for example: ikpy-run -p "The capital of France is" -n 24; or -cnv'
         )
-    sampling = sampling_of(options) | {"ignore_eos": options.ignore_eos}
+    sampling = sampling_of(options) | {"ignore_eos": options.ignore_eos or options.n_predict == -2}
     variables = template_variables(options)
     if options.flash_attn in ("off", "0"):
         console.note("-fa off is ignored: attention is always fused")
-    if options.threads_batch not in (None, options.threads):
-        console.note(f"-tb {options.threads_batch} is ignored: prompts are computed by the threads of -t")
     from ikpy_llm import Model
 
     with console.Progress() as progress:
@@ -138,7 +126,9 @@ def main(options: Options) -> None:
             model_path(options),
             n_ctx=options.n_ctx,
             threads=options.threads or 0,
+            threads_batch=options.threads_batch or 0,
             repack=options.repack,
+            swa_full=options.swa_full,
             n_batch=options.batch,
             n_ubatch=options.ubatch,
             progress=progress,
@@ -253,14 +243,6 @@ def prompt_of(options: Options) -> str | None:
 def escaped(options: Options, text: str) -> str:
     """A text of the command line with its escapes resolved, unless --no-escape."""
     return unescape(text) if options.escape else text
-
-
-def list_cache() -> None:
-    """The models of the hub in the cache, as they are written after -hf and -hff."""
-    from ikpy_llm.engine import hub
-
-    for name, size in hub.cached_models():
-        write(f"{size / 2**20:10.1f} MiB  {name}\n")
 
 
 def print_timings(t) -> None:

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ikpy_llm.cli import bench_machine, bench_run, console
+from ikpy_llm.cli.model_file import list_cache, model_path
 from ikpy_llm.cli.options import ModelOptions, flag
+from ikpy_llm.cli.sampler_flags import FLAGS_OF_TEXT
 from ikpy_llm.errors import IkpyError
 
 TITLES = ("PP", "TG", "N_KV", "T_PP s", "S_PP t/s", "T_TG s", "S_TG t/s")
@@ -22,11 +24,10 @@ MEMORY = ("RSS HWM", "VRAM delta")
 class Options(ModelOptions):
     """Flags of `ikpy-sweep-bench`."""
 
+    WITHOUT_EFFECT = FLAGS_OF_TEXT  # random tokens are measured; scripts pass the flags of a run along
+
     n_ctx: int | None = flag(
         None, "-c", "--ctx-size", metavar="N", minimum=0, help="length of the sweep (default: 4096)"
-    )
-    threads_batch: int | None = flag(
-        None, "-tb", "--threads-batch", metavar="N", minimum=1, maximum=1024, help="prompt threads (default: -t)"
     )
     n_gen: int | None = flag(
         None,
@@ -56,6 +57,8 @@ class Options(ModelOptions):
 
 def main(options: Options) -> None:
     """Run the sweep and print a row at a time; draw it and earlier ones."""
+    if options.cache_list:
+        return list_cache()
     if options.files and not options.compare:
         raise IkpyError(f"{options.files[0]}: result files follow --compare")
     earlier = {path: read_rows(path) for path in options.compare + options.files}
@@ -73,18 +76,20 @@ def main(options: Options) -> None:
     if options.plot:
         bench_plot.sweeps(runs, options.plot)
         print(f"wrote {options.plot}", file=sys.stderr)
+    return None
 
 
 def run(options: Options) -> tuple[str, list[dict]]:
     """(name for a legend, rows) of the sweep, which is printed meanwhile."""
-    from ikpy_llm.cli.model_file import model_path
-
     if options.flash_attn in ("off", "0"):
         console.note("-fa off is ignored: attention is always fused")
-    if options.threads_batch not in (None, options.threads):
-        console.note(f"-tb {options.threads_batch} is ignored: prompts are computed by the threads of -t")
     setup = bench_run.Setup(
-        model_path(options), options.threads or 0, min(options.ubatch, options.batch), options.repack
+        model_path(options),
+        options.threads or 0,
+        min(options.ubatch, options.batch),
+        options.repack,
+        options.threads_batch or 0,
+        options.swa_full,
     )
     with console.Progress() as progress:
         session = setup.open(options.n_ctx, progress)
@@ -97,7 +102,7 @@ def run(options: Options) -> tuple[str, list[dict]]:
             "flash_attn": 1,
             "n_gpu_layers": -1,
             "n_threads": session.n_threads,
-            "n_threads_batch": session.n_threads,
+            "n_threads_batch": session.n_threads_batch,
         }
         where = {"model_filename": str(session.file.path), "machine": bench_machine.line()}
         if options.output == "table":
