@@ -30,7 +30,7 @@ def ikpy():
             capture_output=True,
             text=True,
             encoding="utf-8",
-            timeout=kwargs.pop("timeout", 300),
+            timeout=kwargs.pop("timeout", 900),
             **kwargs,
         )
 

@@ -177,7 +177,7 @@ def test_commands_and_messages_with_a_slash():
 
 
 class Terminal:
-    """A process on a pseudo-terminal: what it shows, and keys pressed."""
+    """A process on a pseudo-terminal: what it shows, and keys pressed. It does not outlive its `with` block."""
 
     def __init__(self, *words):
         self.master, slave = pty.openpty()
@@ -188,7 +188,15 @@ class Terminal:
         os.close(slave)
         self.text = ""
 
-    def until(self, pattern, seconds=60):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()  # no effect once it has ended
+        self.process.wait()
+        os.close(self.master)
+
+    def until(self, pattern, seconds=300):
         """Read until the text matches from here on; what came."""
         start, end = len(self.text), time.monotonic() + seconds
         os.set_blocking(self.master, False)
@@ -210,22 +218,22 @@ class Terminal:
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals")
 def test_on_a_terminal(model):
-    t = Terminal("-m", model, "-cnv", "-n", "-1", "--ignore-eos", "--temp", "0", "-c", "4096", "-co")
-    t.until("> $|> \x1b|> ")
-    assert "/clear" in t.text and "\x1b[32m" in t.text
-    t.press("ABC\n")
-    t.until(r"ABC\r\n(\x1b\[0m)?[^\r\n]{20}")
-    t.process.send_signal(signal.SIGINT)  # the reply stops, the conversation goes on
-    t.until("> ")
-    t.press("/clear\n")
-    t.until("forgotten(.|\n)*> ")
-    t.press("\x1b[A\x1b[A\n")  # the first message again, from the history
-    t.until(r"ABC\r\n(\x1b\[0m)?[^\r\n]{20}")
-    t.process.send_signal(signal.SIGINT)
-    t.until("> ")
-    t.process.send_signal(signal.SIGINT)
-    t.until("ends(.|\n)*> ")
-    t.press("/exit\n")
-    t.until("total time")
-    assert t.process.wait(30) == 0
-    os.close(t.master)
+    words = ("-cnv", "-n", "-1", "--ignore-eos", "--temp", "0", "-co")
+    with Terminal("-m", model, "-c", "200000", *words) as t:  # room for a reply that lasts until it is stopped
+        t.until("> $|> \x1b|> ")
+        assert "/clear" in t.text and "\x1b[32m" in t.text
+        t.press("ABC\n")
+        t.until(r"ABC\r\n(\x1b\[0m)?[^\r\n]{20}")
+        t.process.send_signal(signal.SIGINT)  # the reply stops, the conversation goes on
+        t.until("> ")
+        t.press("/clear\n")
+        t.until("forgotten(.|\n)*> ")
+        t.press("\x1b[A\x1b[A\n")  # the first message again, from the history
+        t.until(r"ABC\r\n(\x1b\[0m)?[^\r\n]{20}")
+        t.process.send_signal(signal.SIGINT)
+        t.until("> ")
+        t.process.send_signal(signal.SIGINT)
+        t.until("ends(.|\n)*> ")
+        t.press("/exit\n")
+        t.until("total time")
+        assert t.process.wait(300) == 0

@@ -115,5 +115,5 @@ def test_commands_start_light(words, tmp_path):
         f"print('HEAVY', sorted(m for m in {HEAVY + ('numpy', 'llvmlite')!r} if m in sys.modules))"
     )
     env = {"IKPY_CACHE": str(tmp_path), "PYTHONPATH": str(ROOT), "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=env, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=env, timeout=300)
     assert done.stdout.splitlines()[-1:] == ["HEAVY []"], done.stdout[-300:] + done.stderr

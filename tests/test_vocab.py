@@ -117,9 +117,9 @@ def test_lone_surrogates_become_replacement_characters(smollm2):
 
 
 def test_long_words_take_no_quadratic_time(smollm2):
-    start = time.perf_counter()
+    start = time.process_time()
     assert smollm2.decode(smollm2.encode("ab" * 30_000 + " " * 10_000)).startswith("abab")
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize("name", CASES["words"]["pre"])

@@ -33,6 +33,17 @@ def adds(n_records, width=1024):
     return x, (one, state), program_of([(jit.Kernel("rowwise.add"), words)] * n_records)
 
 
+def comes_to_rest(seconds=60):
+    """Does this process use no CPU from some time on? On a busy machine workers take a while to have spun enough."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        start = time.process_time()
+        time.sleep(0.3)
+        if time.process_time() - start < 0.02:
+            return True
+    return False
+
+
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 def test_runs_every_record_on_every_thread(n_threads):
     x, _keep, program = adds(300)
@@ -53,10 +64,7 @@ def test_parked_workers_use_no_cpu_and_wake_up():
     x, _keep, program = adds(5)
     with Workers(3) as workers:
         workers.run(program.ctypes.data, 5)
-        time.sleep(0.1)
-        start = time.process_time()
-        time.sleep(0.5)
-        assert time.process_time() - start < 0.02
+        assert comes_to_rest()
         workers.run(program.ctypes.data, 5)
     assert (x == 10).all()
 
@@ -77,7 +85,7 @@ def test_a_forgotten_pool_ends_its_threads():
     before = threading.active_count()
     workers = Workers(2)
     del workers
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == before
@@ -87,19 +95,16 @@ def test_interrupt_leaves_nothing_stuck():
     x, _keep, program = adds(2000, 16384)
     with Workers(2) as workers:
         timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
         n = 0
         with pytest.raises(KeyboardInterrupt):
+            timer.start()
             while True:
                 workers.run(program.ctypes.data, len(program))
                 n += 1
         timer.join()
         workers.run(program.ctypes.data, len(program))
         assert x.min() == x.max() >= 2000 * (n + 1)
-        time.sleep(0.1)
-        start = time.process_time()
-        time.sleep(0.2)
-        assert time.process_time() - start < 0.02
+        assert comes_to_rest()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -128,7 +133,7 @@ def test_the_caller_is_bound_only_while_workers_wait():
         for _ in range(3):
             workers.run(program.ctypes.data, 5)
             assert os.sched_getaffinity(0) == {cores.allowed()[0]} or len(before) == 1
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while os.sched_getaffinity(0) != before and time.monotonic() < deadline:
             time.sleep(0.01)
         assert os.sched_getaffinity(0) == before
