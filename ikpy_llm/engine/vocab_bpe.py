@@ -1,10 +1,9 @@
 """gpt2-type vocabularies: BPE over the words that vocab_pre.py cuts, on bytes or (raw rows) on characters."""
 
-from ikpy_llm.engine.vocab_merge import merge
+from ikpy_llm.engine.vocab_merge import joined, merge
 from ikpy_llm.engine.vocab_pre import Pre
 from ikpy_llm.errors import ModelFileError, shown
 
-CACHED_WORDS = 100_000
 SPACE = "\u2581"  # stands for a space in raw pieces
 
 
@@ -39,15 +38,8 @@ class BpeEncoder:
         )
 
     def encode(self, text: str) -> list[int]:
-        out, cache = [], self._cache
-        for word, _ in self._words.pre_tokenize_str(text.replace(" ", SPACE) if self._pre.raw else text):
-            ids = cache.get(word)
-            if ids is None:
-                if len(cache) >= CACHED_WORDS:
-                    cache.clear()
-                ids = cache[word] = self._encode_word(word)
-            out += ids
-        return out
+        words = self._words.pre_tokenize_str(text.replace(" ", SPACE) if self._pre.raw else text)
+        return joined((word for word, _ in words), self._cache, self._encode_word)
 
     def _encode_word(self, word: str) -> list[int]:
         raw = self._pre.raw

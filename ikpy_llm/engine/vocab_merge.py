@@ -1,6 +1,22 @@
 """Joins the symbols of a word pair by pair, best pair first: the heart of BPE and of SentencePiece vocabularies."""
 
+from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
+
+CACHED_WORDS = 100_000
+
+
+def joined(words: Iterable[str], cache: dict[str, list[int]], encode_word: Callable[[str], list[int]]) -> list[int]:
+    """The ids of all words one after the other; `cache` keeps those of words seen before."""
+    out = []
+    for word in words:
+        ids = cache.get(word)
+        if ids is None:
+            if len(cache) >= CACHED_WORDS:
+                cache.clear()
+            ids = cache[word] = encode_word(word)
+        out += ids
+    return out
 
 
 def merge(symbols: list[bytes], ranks: dict[bytes, float], joint: bytes) -> list[bytes]:

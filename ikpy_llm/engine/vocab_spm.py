@@ -2,10 +2,9 @@
 
 import re
 
-from ikpy_llm.engine.vocab_merge import merge
+from ikpy_llm.engine.vocab_merge import joined, merge
 
 SPACE = "\u2581"  # stands for a space inside pieces
-CACHED_WORDS = 100_000
 
 
 class SpmEncoder:
@@ -21,15 +20,7 @@ class SpmEncoder:
         self._cut = re.compile(f"(?<=[^{re.escape(joined)}])(?={SPACE})" if joined else f"(?={SPACE})", re.DOTALL)
 
     def encode(self, text: str) -> list[int]:
-        out, cache = [], self._cache
-        for word in self._cut.split(text.replace(" ", SPACE)):
-            ids = cache.get(word)
-            if ids is None:
-                if len(cache) >= CACHED_WORDS:
-                    cache.clear()
-                ids = cache[word] = self._encode_word(word)
-            out += ids
-        return out
+        return joined(self._cut.split(text.replace(" ", SPACE)), self._cache, self._encode_word)
 
     def _encode_word(self, word: str) -> list[int]:
         out = []
