@@ -2,9 +2,8 @@
 
 from ikpy_llm.engine.vocab_merge import joined, merge
 from ikpy_llm.engine.vocab_pre import Pre
+from ikpy_llm.engine.vocab_spm import SPACE
 from ikpy_llm.errors import ModelFileError, shown
-
-SPACE = "\u2581"  # stands for a space in raw pieces
 
 
 def _byte_letters() -> list[str]:

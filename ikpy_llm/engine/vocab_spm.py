@@ -16,8 +16,8 @@ class SpmEncoder:
         self._bytes = [ids.get(b"<0x%02X>" % byte, ids.get(bytes([byte]), unknown)) for byte in range(256)]
         # No piece spans a cut before a space unless some piece has that very pair inside, so words merge on their own.
         text = b"\0".join(raw).decode("utf-8", "replace")
-        joined = "".join(sorted(set(re.findall(f"([^\0])(?={SPACE})", text))))
-        self._cut = re.compile(f"(?<=[^{re.escape(joined)}])(?={SPACE})" if joined else f"(?={SPACE})", re.DOTALL)
+        before = "".join(sorted(set(re.findall(f"([^\0])(?={SPACE})", text))))
+        self._cut = re.compile(f"(?<=[^{re.escape(before)}])(?={SPACE})" if before else f"(?={SPACE})", re.DOTALL)
 
     def encode(self, text: str) -> list[int]:
         return joined(self._cut.split(text.replace(" ", SPACE)), self._cache, self._encode_word)

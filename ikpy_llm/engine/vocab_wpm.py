@@ -2,7 +2,8 @@
 
 import re
 
-SPACE = "\u2581"  # begins the pieces that begin a word
+from ikpy_llm.engine.vocab_spm import SPACE
+
 _CLEANED = re.compile(r" (?=[?!.,])| (?='(?:s|m|re|ve))| (?=' )|(?<= ') ")
 
 
