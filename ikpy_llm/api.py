@@ -275,12 +275,17 @@ class Model:
         the prompt) and go on; None: end there.
         sampling: fields of engine.sampling.SamplerOptions (temp, top_k, top_p, min_p, repeat_penalty, seed, ...).
         The generator's own value is an engine.conversation.End: how the text ended, and its ids.
-        IkpyError at the call for an empty prompt, an n_predict or a stop of another kind, and as in `sampler`; while
-        iterating if no token may follow, and as in `logits`.
+        IkpyError at the call for a prompt that is empty or longer than the context, an n_predict or a stop of another
+        kind, and as in `sampler`; while iterating if no token may follow, and as in `logits`.
         """
         tokens = self._ids(prompt, parse_special)
         if not tokens:
             raise IkpyError("the prompt is empty and the model has no token to start a text with")
+        if len(tokens) > self.n_ctx:
+            raise IkpyError(
+                f"the prompt of {len(tokens)} tokens does not fit into the context of {self.n_ctx} positions; choose a "
+                "larger one (-c)"
+            )
         ignore_eos = ignore_eos or checked_n_predict(n_predict) == -2
         ends, stops = self.ends(stop)
         sampler = self.sampler(grammar=grammar, json_schema=json_schema, ignore_eos=ignore_eos, **sampling)

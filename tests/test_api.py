@@ -88,8 +88,10 @@ def test_errors_are_one_line(model, path, tmp_path):
     for wrong in (None, 5, b"x", [1.5], ["a"]):
         with pytest.raises(IkpyError, match="neither a text nor a list of token ids"):
             model.generate(wrong)
-    with pytest.raises(IkpyError, match="is full"):
-        list(model.generate("A" * 300))
+    with pytest.raises(IkpyError, match="the prompt of 301 tokens does not fit into the context of 256 positions"):
+        model.generate("A" * 300)
+    with pytest.raises(IkpyError, match="a text of 300 tokens does not fit into the context of 256 positions"):
+        model.logits([1] * 300)
     with pytest.raises(IkpyError, match="n_ctx"):
         Model.load(path, n_ctx=-5)
     with pytest.raises(IkpyError) as error:

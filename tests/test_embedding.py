@@ -64,7 +64,7 @@ def test_errors_and_what_was_in_the_sequence(loaded):
         ({"text": []}, "tokens must be one or more"),
         ({"text": None}, "None is neither a text"),
         ({"text": [1.5]}, "neither a text"),
-        ({"text": TOKENS * 3}, "is full"),
+        ({"text": TOKENS * 3}, "does not fit into the context of 256"),
         ({"text": [70]}, "token id 70"),
     ):
         with pytest.raises(IkpyError, match=part):

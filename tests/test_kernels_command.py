@@ -6,6 +6,7 @@ import re
 import pytest
 
 from ikpy_llm.cli.commands import kernels
+from ikpy_llm.errors import IkpyError
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
@@ -18,6 +19,16 @@ def test_every_kernel_is_listed(ikpy):
     done = ikpy("kernels")
     assert done.stdout.count("\n") == len(found) and "derive.gemv(type, n)" in done.stdout
     assert ikpy("kernels", "list", "derive").stdout.count("\n") == sum("derive" in name for name in found)
+
+
+def test_of_equal_names_the_common_one_is_meant(monkeypatch):
+    found = [kernels.Found(f"{module}.gemm", "", {"type": None}, "") for module in ("grouped", "derive", "z")]
+    monkeypatch.setattr(kernels, "kernels", lambda: found)
+    options = kernels.Options(action="show", words=["gemm", "Q4_K"])
+    assert kernels.kernel_of(options)[0].name == "derive.gemm"
+    with pytest.raises(IkpyError, match=r"several kernels: grouped\.gemm, z\.gemm"):
+        monkeypatch.setattr(kernels, "kernels", lambda: found[::2])
+        kernels.kernel_of(options)
 
 
 @pytest.mark.parametrize("words", [["gemv", "Q4_0"], ["q4_0", "derive.gemv"], ["gemv", "--type", "q4_0", "n=1"]])

@@ -65,7 +65,7 @@ def test_until_the_context_is_full(ikpy, model):
 
 def test_prompt_longer_than_the_context(ikpy, model):
     done = ikpy("run", "-m", model, "-p", "x" * 300, "-c", "256", "-n", "1")
-    assert done.returncode == 1 and "context of 256 positions is full" in done.stderr
+    assert done.returncode == 1 and "does not fit into the context of 256 positions" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -134,7 +134,7 @@ def test_spoilt_files_are_one_line(ikpy, model, tmp_path, how, command):
         ({"llama.context_length": None}, "llama.context_length"),
         ({"llama.attention.head_count": 3}, "head_count"),
         ({"general.architecture": "mystery"}, "mystery"),
-        ({"llama.expert_count": 8}, "expert_count"),
+        ({"llama.expert_count": 8}, "expert_used_count"),
         ({"llama.block_count": 3}, "blk.2."),
         ({"llama.block_count": 1}, "blk.1."),
     ],

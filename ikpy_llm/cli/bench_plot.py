@@ -25,7 +25,7 @@ def pyplot():
     try:
         import matplotlib
     except ImportError:
-        raise IkpyError("--plot needs matplotlib: pip install 'ikpy-llm[plot]'") from None
+        raise IkpyError("--plot needs matplotlib: pip install matplotlib") from None
     matplotlib.use("Agg")
     import matplotlib.pyplot
 

@@ -243,6 +243,11 @@ class Session:
         low, high = int(tokens.min()), int(tokens.max())
         if low < 0 or high >= self.n_vocab:
             raise IkpyError(f"token id {low if low < 0 else high}: the vocabulary has ids 0 to {self.n_vocab - 1}")
+        if not self.position and len(tokens) > self.n_ctx:
+            raise IkpyError(
+                f"a text of {len(tokens)} tokens does not fit into the context of {self.n_ctx} positions; choose a "
+                "larger one (-c)"
+            )
         if self.position + len(tokens) > self.n_ctx:
             raise IkpyError(
                 f"the context of {self.n_ctx} positions is full: {self.position} are used, {len(tokens)} more are "

@@ -118,6 +118,7 @@ def kernel_of(options: Options) -> tuple[Found, dict[str, object]]:
     for word in options.words:
         name, equals, value = word.partition("=")
         matches = [k for k in known if k == word or k.rpartition(".")[2] == word]
+        matches = [k for k in matches if k == f"derive.{word}"] or matches  # of equal names the one for every type
         if equals:
             given[name] = _value(value)
         elif matches:
