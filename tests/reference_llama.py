@@ -9,10 +9,12 @@ from gguf import GGUFReader, dequantize
 class ReferenceLlama:
     """`logits(tokens)` -> float64 (n, vocabulary). The gguf package reads the file: nothing is shared with ikpy."""
 
-    def __init__(self, path, cache=np.float64):
+    def __init__(self, path, cache=np.float64, eight_bits=()):
         self.cache = cache  # the precision in which keys and values are kept
+        self.eight_bits = eight_bits  # names of types whose products see 8-bit activations, a scale per 32 columns
         reader = GGUFReader(path)
         self.w = {t.name: dequantize(t.data, t.tensor_type).astype(np.float64) for t in reader.tensors}
+        self.types = {t.name: t.tensor_type.name for t in reader.tensors}
         self.architecture = reader.fields["general.architecture"].contents()
         prefix = self.architecture + "."
         self.meta = {k.removeprefix(prefix): f.contents() for k, f in reader.fields.items() if k.startswith(prefix)}
@@ -38,6 +40,10 @@ class ReferenceLlama:
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * self.w[name + ".weight"]
 
     def linear(self, x, name):
+        if self.types[name + ".weight"] in self.eight_bits:
+            blocks = x.reshape(len(x), -1, 32)
+            d = abs(blocks).max(-1, keepdims=True) / 127 + 1e-30
+            x = (np.rint(blocks / d) * d).reshape(x.shape)
         return x @ self.w[name + ".weight"].T + self.w.get(name + ".bias", 0.0)
 
     def heads(self, x, n):

@@ -25,10 +25,10 @@ def gemma3(folder):
 QWEN2 = {"architecture": "qwen2", "rope__freq_base": 1e6}
 CASES = {
     "qwen2": (QWEN2 | {"bias": True}, 1.5e-3),
-    "qwen2, tied, 8 bits": (QWEN2 | {"bias": True, "tied": True, "types": ("Q8_0", "Q4_1")}, 0.2),
+    "qwen2, tied, 8 bits": (QWEN2 | {"bias": True, "tied": True, "types": ("Q8_0", "Q4_1")}, None),
     "qwen2, part of a head turns": (QWEN2 | {"rope__dimension_count": 8}, 1.5e-3),
     "gemma3": ({}, 1.5e-3),
-    "gemma3, 8 bits": ({"types": ("Q8_0",)}, 0.2),
+    "gemma3, 8 bits": ({"types": ("Q8_0",)}, None),
     "gemma3, stretched": ({"rope__scaling__type": "linear", "rope__scaling__factor": 8.0}, 1.5e-3),
     "gemma3, every second layer": ({"attention__sliding_window_pattern": 2, "rope__freq_base_swa": 3e4}, 1.5e-3),
     "gemma3, listed layers": ({"attention__sliding_window_pattern": [True, False, False, True], "n_layer": 4}, 1.5e-3),
@@ -46,8 +46,12 @@ def test_logits_are_those_of_the_model(folder, case):
     path = writer.write(folder / "case.gguf", **options)
     expected = reference(path, np.float16).logits(TOKENS[:300])
     with session(path) as s:
-        got = s.eval(TOKENS[:300], all_logits=True)
-    assert abs(got - expected).max() < tolerance * expected.std()
+        error = s.eval(TOKENS[:300], all_logits=True) - expected
+    if tolerance is None:  # quantized weights: not much further away than with the best 8-bit activations
+        ideal = reference(path, np.float16, options["types"]).logits(TOKENS[:300]) - expected
+        assert error.std() < 1.3 * ideal.std() and abs(error).max() < 1.6 * abs(ideal).max()
+    else:
+        assert abs(error).max() < tolerance * expected.std()
 
 
 def steps(s, tokens, *sizes):

@@ -98,9 +98,9 @@ def test_neon():
 
 @pytest.mark.slow
 def test_avx2_without_vnni():
-    """Codes below 128 take the instruction that would saturate for larger ones; Q8_0 must not."""
-    text = assembly("avx2", [("derive.gemm", {"type": t}) for t in ("Q4_0", "Q8_0")], IKPY_TARGET_NO_VNNI="1")
-    small, large = text["derive.gemm", "Q4_0"], text["derive.gemm", "Q8_0"]
-    assert count(small, "vpmaddubsw") >= 32
-    assert count(large, "vpmaddubsw") == 0 and count(large, "vpmaddwd") >= 64
-    assert not re.search(r"zmm|vpdpbusd", small + large)
+    """8 products of 4-bit codes are added in 16 bits before they are widened; codes above 127 go in two halves."""
+    text = assembly("avx2", [("derive.gemm", {"type": t}) for t in ("Q4_0", "Q6_K", "Q8_0")], IKPY_TARGET_NO_VNNI="1")
+    hot = {name: "\n".join(hot_block(text["derive.gemm", name])) for name in ("Q4_0", "Q6_K", "Q8_0")}
+    found = {name: (count(lines, "vpmaddubsw"), count(lines, "vpmaddwd")) for name, lines in hot.items()}
+    assert found == {"Q4_0": (64, 8), "Q6_K": (64, 32), "Q8_0": (128, 16)}
+    assert not re.search(r"zmm|vpdpbusd", "".join(text.values()))

@@ -72,7 +72,7 @@ def _types_of(fn) -> list:
 def _machine():
     t = target.current()
     for init in (
-        (llvm.initialize_native_target, llvm.initialize_native_asmprinter)
+        (llvm.initialize_native_target, llvm.initialize_native_asmprinter, llvm.initialize_native_asmparser)
         if t.here
         else (llvm.initialize_all_targets, llvm.initialize_all_asmprinters)
     ):

@@ -317,7 +317,7 @@ def _quant_tile(q):
     columns."""
     acts, subs = ActsLayout(T), 32 // q.sub
     dot, scaled, repeat_f, repeat_i = (
-        dot_panels(NP, T, 8 // subs, q.small),
+        dot_panels(NP, T, 8 // subs, q.top),
         fma_panels(NP, T),
         over_panels(NP, T, F32),
         over_panels(NP, T, I32V),

@@ -29,7 +29,7 @@ from .output import column_writer
 from .panels import decode_block, min_reader, scale_reader
 from .tileops import dot_vectors, tile_splat_pair
 
-# super-blocks (of about 2 KB) to ask for ahead: Zen 5, 2 threads: 4 reach 0.95 of read bandwidth, 1 reaches 0.7
+# super-blocks (of about 2 KB) to ask for ahead; Zen 5, 2 threads, best of 5: 4 reach 0.95 of read bandwidth, 1 reaches 0.7
 AHEAD = 4
 
 
@@ -58,9 +58,9 @@ def block_sums(q, n: int):
     """Function (acc f32 tile, super-block, blocks, block, d, record, start) -> acc plus the block's products,
     scaled."""
     decode, (_, scale), mins = decode_block(q), scale_reader(q), min_reader(q)
-    layout, subs, small = ActsLayout(n), 32 // q.sub, q.small
+    layout, subs = ActsLayout(n), 32 // q.sub
     o_magic, o_sums = layout.magic, layout.sums
-    dot = dot_vectors(n, 8 // subs, small)
+    dot = dot_vectors(n, 8 // subs, q.top)
 
     @inline
     def scaled(acc, weights, first, codes, start, magic, s):

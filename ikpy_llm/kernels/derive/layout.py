@@ -192,7 +192,7 @@ def gemm_tile() -> int:
 
 def gemm_panels() -> int:
     """Panels a prompt kernel runs side by side."""
-    return 3 if target.current().name == "avx512" else 1
+    return {"avx512": 3, "avx2": 2}.get(target.current().name, 1)
 
 
 def gemm_scratch_bytes(n: int) -> int:

@@ -42,7 +42,7 @@ def roof_dot():
     n_panels, t = ROOF_TILE
     steps, size, n = 8, 4 * ops.LANES, n_panels * t
     weights = n_panels * steps * size
-    dot = dot_panels(n_panels, t, steps, False)
+    dot = dot_panels(n_panels, t, steps, 15)
 
     def roof_dot(src, n_dots, sink, ith, nth):
         acc = ops.tile_zeros(ops.I32V, n)

@@ -10,16 +10,10 @@ from numba.extending import intrinsic
 
 from ..simd import memory, ops
 from ..simd.core import I32, Tile, Vec, broadcast
+from ..simd.dots import Dots
 from ..simd.ops import F32, I8V, I16V, I32V, LANES, U8
 
 U8_TILE8 = Tile(U8, 8)
-
-
-def _dot_body(small: bool):
-    op = ops.dot4_small if small else ops.dot4
-    sig = signature(I32V, I32V, U8, I8V)
-    body = op.op.pick(I32V, U8, I8V)
-    return lambda b, acc, w, x: body(b, sig, acc, w, x)
 
 
 def _quad(b, addr):
@@ -31,10 +25,10 @@ def _at(b, base, offset: int):
     return b.add(base, base.type(offset)) if offset else base
 
 
-def dot_vectors(n: int, m: int, small: bool):
+def dot_vectors(n: int, m: int, top: int):
     """Function (acc i32 tile of n, Tile(U8, 8), first, codes address) -> acc plus vectors first .. first+m-1
-    times s8[m][n][4]; first is a literal."""
-    dot, tile = _dot_body(small), Tile(I32V, n)
+    times s8[m][n][4]; first is a literal, no weight is above top."""
+    dots, tile = Dots(top), Tile(I32V, n)
 
     @intrinsic(prefer_literal=True)
     def apply(typingctx, acc, weights, first, codes):
@@ -44,10 +38,13 @@ def dot_vectors(n: int, m: int, small: bool):
         def codegen(ctx, b, sig, values):
             acc, weights, _, codes = values
             out = [b.extract_value(acc, c) for c in range(n)]
-            for v in range(m):
-                w = b.extract_value(weights, first.literal_value + v)
-                for c in range(n):
-                    out[c] = dot(b, out[c], w, _quad(b, _at(b, codes, 4 * (v * n + c))))
+            for v0 in range(0, m, dots.length):
+                sums = [dots.open(b, x) for x in out]
+                for v in range(v0, min(v0 + dots.length, m)):
+                    w = dots.weights(b, b.extract_value(weights, first.literal_value + v))
+                    for c in range(n):
+                        sums[c] = dots.add(b, sums[c], w, _quad(b, _at(b, codes, 4 * (v * n + c))))
+                out = [dots.close(b, x, s) for x, s in zip(out, sums, strict=True)]
             return _pack(b, tile, out)
 
         return tile(tile, U8_TILE8, first, types.int64), codegen
@@ -76,26 +73,33 @@ def tile_splat_pair(typingctx, n, addr):
     return tile(n, types.int64), codegen
 
 
-def dot_panels(n_panels: int, t: int, m: int, small: bool):
+def dot_panels(n_panels: int, t: int, m: int, top: int):
     """Function (acc i32 tile [n_panels][t], weights address, panel stride, codes address) -> acc plus m code
-    vectors u8[m][W][4] of each panel times s8[m][t][4]."""
-    dot, tile = _dot_body(small), Tile(I32V, n_panels * t)
+    vectors u8[m][W][4] of each panel times s8[m][t][4]; no weight is above top."""
+    dots, tile, size = Dots(top), Tile(I32V, n_panels * t), U8.lanes
+    at_once = 1 if dots.parts == 2 else n_panels  # twice the sums: there are registers for one panel
+
+    def products(b, out, panels, v0, weights, stride, codes):
+        """Add vectors v0 .. v0 + length - 1 of `panels` to their accumulators in out."""
+        sums = {i: dots.open(b, out[i]) for p in panels for i in range(p * t, p * t + t)}
+        for v in range(v0, min(v0 + dots.length, m)):
+            at = [_at(b, memory.emit_offset(b, weights, stride, p), v * size) for p in panels]
+            w = [dots.weights(b, memory.emit_load(b, a, U8.ir)) for a in at]
+            for c in range(t):
+                x = _quad(b, _at(b, codes, 4 * (v * t + c)))
+                for p, of_panel in zip(panels, w, strict=True):
+                    sums[p * t + c] = dots.add(b, sums[p * t + c], of_panel, x)
+        for i, s in sums.items():
+            out[i] = dots.close(b, out[i], s)
 
     @intrinsic
     def apply(typingctx, acc, weights, stride, codes):
         def codegen(ctx, b, sig, values):
             acc, weights, stride, codes = values
             out = [b.extract_value(acc, i) for i in range(tile.n)]
-            size = U8.lanes
-            for v in range(m):
-                w = [
-                    memory.emit_load(b, _at(b, memory.emit_offset(b, weights, stride, p), v * size), U8.ir)
-                    for p in range(n_panels)
-                ]
-                for c in range(t):
-                    x = _quad(b, _at(b, codes, 4 * (v * t + c)))
-                    for p in range(n_panels):
-                        out[p * t + c] = dot(b, out[p * t + c], w[p], x)
+            for first in range(0, n_panels, at_once):
+                for v0 in range(0, m, dots.length):
+                    products(b, out, range(first, first + at_once), v0, weights, stride, codes)
             return _pack(b, tile, out)
 
         return tile(tile, types.int64, types.int64, types.int64), codegen

@@ -78,9 +78,9 @@ class Quant:
         return PLANES[self.bits]
 
     @property
-    def small(self) -> bool:
-        """Codes stay below 128: some instruction sets multiply those faster."""
-        return max(self.levels or [2**self.bits - 1]) < 128
+    def top(self) -> int:
+        """The largest code, or level of a code: some instruction sets multiply small ones faster."""
+        return max(self.levels or [2**self.bits - 1])
 
     @property
     def int_scales(self) -> bool:

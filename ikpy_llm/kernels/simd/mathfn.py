@@ -33,13 +33,6 @@ def silu(x):
 
 
 @inline
-def tanh(x):
-    """tanh through e^2x; absolute error below 3e-7."""
-    e = exp(minimum(maximum(x, splat(F32, np.float32(-20.0))), splat(F32, np.float32(20.0))) * np.float32(2.0))
-    return (e - np.float32(1.0)) / (e + np.float32(1.0))
-
-
-@inline
 def gelu(x):
     """0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3), the form ggml uses, computed as x / (1 + e^-2u)."""
     slope, cubic = np.float32(-2 * 0.7978845608028654), np.float32(-2 * 0.7978845608028654 * 0.044715)
