@@ -77,9 +77,8 @@ def _machine():
         else (llvm.initialize_all_targets, llvm.initialize_all_asmprinters)
     ):
         init()
-    model = "jitdefault" if t.here else "default"
-    machine = llvm.Target.from_triple(t.triple).create_target_machine(
-        cpu=t.cpu, features=t.features, opt=3, jit=t.here, codemodel=model
+    machine = llvm.Target.from_triple(t.triple).create_target_machine(  # for another machine as for this one
+        cpu=t.cpu, features=t.features, opt=3, jit=True, codemodel="jitdefault"
     )
     machine.set_asm_verbosity(False)
     return machine

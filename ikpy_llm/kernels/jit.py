@@ -2,13 +2,12 @@
 missing. Imports no Numba.
 
 A kernel is named by where it stands: Kernel("derive.gemv", type="Q4_0", n=1) is the function `gemv` in
-ikpy_llm/kernels/derive/gemv.py called
-with type="Q4_0", n=1; that factory returns the function to compile. Kernel("rowwise.add") is `add` in rowwise.py.
+ikpy_llm/kernels/derive/gemv.py called with type="Q4_0", n=1; that factory returns the function to compile.
+Kernel("rowwise.add") is `add` in rowwise.py.
 
-One ABI: `void kernel(int64 args, int64 ith, int64 nth)`. args is the address of 8-byte words, one per parameter
-before ith and nth: integers and
-addresses as they are, parameters annotated `f32` as float32 bits in the low half. Every worker calls the kernel with
-its ith of nth.
+One ABI: `void kernel(int64 args, int64 ith, int64 nth)`. args is the address of 8-byte words, one per parameter before
+ith and nth: integers and addresses as they are, parameters annotated `f32` as float32 bits in the low half. Every
+worker calls the kernel with its ith of nth.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """Product of a matrix with many activation columns: prompts. Bound by the dot-product unit.
 
-For a group of panels and a slice of 256 columns the weights are decoded once into a small buffer (u8 codes, f32
-scales) that stays in the first-level
-cache and is used for all tiles of activation columns; totals wait in scratch memory between slices. So all types
-reach the same inner loop:
-per 32 columns and activation column 8 dot products, one subtraction (conversion and activation scale at once, see
-layout.py) and one fma.
+For a group of panels and a slice of 256 columns the weights are decoded once into a small buffer (u8 codes, f32 scales)
+that stays in the first-level cache and is used for all tiles of activation columns; totals wait in scratch memory
+between slices. So all types reach the same inner loop: per 32 columns and activation column 8 dot products, one
+subtraction (conversion and activation scale at once, see layout.py) and one fma.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from .output import column_writer
 from .panels import decode_block, min_reader, scale_reader
 from .tileops import dot_vectors, tile_splat_pair
 
-# super-blocks (of about 2 KB) to ask for ahead; Zen 5, 2 threads, best of 5: 4 reach 0.95 of read bandwidth, 1 reaches 0.7
+# super-blocks (of about 2 KB) to ask for ahead; Zen 5, 2 threads, best of 5: 4 reach 0.95 of read bandwidth, 1 0.7
 AHEAD = 4
 
 

@@ -11,8 +11,8 @@ ROOF_TILE = {"avx512": (2, 12), "avx2": (1, 8), "neon": (2, 8), "generic": (1, 4
 
 
 def roof_read():
-    """words: src, n_bytes, sink (4 vectors a thread). Every thread reads its part of the bytes once (four vectors at a time, combined so
-    that no load can be left out)."""
+    """words: src, n_bytes, sink (4 vectors a thread). Every thread reads its part of the bytes once (four vectors at a
+    time, combined so that no load can be left out)."""
     from ..simd import ops
 
     lanes, n_vectors = ops.LANES, 4

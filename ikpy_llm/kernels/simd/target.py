@@ -16,7 +16,7 @@ _X86, _ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
 _AVX2 = ("avx2", "fma", "f16c", "bmi2")
 _AVX512 = _AVX2 + ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni", "avx512vbmi")
 TARGETS = {
-    "avx512": (16, _AVX512, "icelake-server", _X86),
+    "avx512": (16, _AVX512, "znver4", _X86),
     "avx2": (8, _AVX2, "x86-64-v3", _X86),
     "neon": (4, ("neon", "dotprod"), "neoverse-n1", _ARM),
     "generic": (4, (), None, None),
