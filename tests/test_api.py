@@ -92,8 +92,17 @@ def test_errors_are_one_line(model, path, tmp_path):
         model.generate("A" * 300)
     with pytest.raises(IkpyError, match="a text of 300 tokens does not fit into the context of 256 positions"):
         model.logits([1] * 300)
-    with pytest.raises(IkpyError, match="n_ctx"):
-        Model.load(path, n_ctx=-5)
+    for wrong in (
+        {"n_ctx": -5},
+        {"n_ctx": "512"},
+        {"threads": -1},
+        {"threads": "2"},
+        {"threads_batch": 1.5},
+        {"n_batch": 0},
+        {"n_ubatch": True},
+    ):
+        with pytest.raises(IkpyError, match=f"{next(iter(wrong))} = .* is accepted"):
+            Model.load(path, **wrong)
     with pytest.raises(IkpyError) as error:
         Model.load(tmp_path / "missing.gguf")
     assert "\n" not in str(error.value)

@@ -92,7 +92,7 @@ def _types_panel(ax, test, threads: int, results: list) -> None:
     ax.set_ylim(bottom=0)
     ax.margins(x=0.08)
     ax.set_ylim(top=ax.get_ylim()[1] * 1.05)
-    _style(ax, f"{test.name}, {threads} threads", "bits per weight", "tokens per second")
+    _style(ax, f"{test.name}, {threads} thread{'s' * (threads > 1)}", "bits per weight", "tokens per second")
     ax.legend(fontsize=LABEL, loc="best", framealpha=0.6)
     _labels(ax, points)
 

@@ -44,9 +44,10 @@ def of_session(session, n_prompt: int, target: str) -> str:
     depth = min(session.position, session.n_ctx - 1)
     parts = {"prompt": (n_prompt, 0)} if n_prompt > 1 else {}
     parts["generation"] = (1, depth)
-    before = roof.measure(session.n_threads, 0.2)
+    n_threads = max(session.n_threads, session.n_threads_batch)
+    before = roof.measure(n_threads, 0.2)
     found = {name: trace.profile(session, *step) for name, step in parts.items()}
-    after = roof.measure(session.n_threads, 0.2)
+    after = roof.measure(n_threads, 0.2)
     limits = {name: max(before[name], after[name]) for name in after}  # roofs drift; see bench_run.Roofs
     if target != "-":
         write_json(target, {name: p.as_dict(limits) for name, p in found.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields
+from numbers import Integral
 
 from ikpy_llm.errors import IkpyError, shown
 
@@ -46,15 +47,21 @@ class Options:
             if text is not None and getattr(self, f.name) == f.default:
                 object.__setattr__(self, f.name, _parse(f, text))
         for name, low in (("n_batch", 1), ("n_ubatch", 1), ("threads", 0), ("threads_batch", 0)):
-            if getattr(self, name) < low:
-                raise IkpyError(f"{name} = {getattr(self, name)}: must be at least {low}")
+            if not _is_whole(value := getattr(self, name)) or value < low:
+                raise IkpyError(f"{name} = {value!r}: a whole number from {low} on is accepted")
         object.__setattr__(self, "n_ubatch", min(self.n_ubatch, self.n_batch))
-        if self.n_ctx is not None and self.n_ctx < 0:
-            raise IkpyError(f"n_ctx = {self.n_ctx}: must be at least 1, or 0 for the model's own context length")
+        if self.n_ctx is not None and (not _is_whole(self.n_ctx) or self.n_ctx < 0):
+            raise IkpyError(
+                f"n_ctx = {self.n_ctx!r}: a number of positions is accepted, or 0 for the model's own context length"
+            )
 
     def without(self) -> frozenset[str]:
         """Names of the fusion rows that are switched off."""
         return frozenset(filter(None, (s.strip() for s in self.no_fusion.split(","))))
+
+
+def _is_whole(value) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _parse(f, text: str):

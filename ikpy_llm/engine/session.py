@@ -68,6 +68,9 @@ class Session:
         self.n_ctx = self._context()
         self.n_threads = options.threads or cores.default_threads()
         self.n_threads_batch = options.threads_batch or self.n_threads
+        most, n_cores = max(self.n_threads, self.n_threads_batch), len(cores.allowed())
+        if most > n_cores:
+            log.warning("%d threads share %d cores, which is slower than one for each (-t %d)", most, n_cores, n_cores)
         graph, _ = self._trace(last_rows=False)
         graph.check_all_claimed()
         self.params.check_all_read()
