@@ -54,7 +54,8 @@ class Heads:
         y, inner = whole[MARGIN:-MARGIN], scratch[MARGIN:-MARGIN]
         scale = float(self.k_dim**-0.5 if scale is None else scale)
         q = self.q[pos0 : pos0 + n].copy()
-        words = q, *self.kv(), y, self.n_head, self.n_head_kv, self.n_cells, window, scale, inner, self.counters, state
+        heads = self.n_head, self.n_head_kv, 0, self.n_head
+        words = q, *self.kv(), y, *heads, self.n_cells, window, scale, inner, self.counters, state
         call(Kernel("attention.attend", k_dim=self.k_dim, v_dim=self.v_dim), *words, nth=nth)
         assert not self.counters.any()
         for a, pattern in (whole, -5.5), (scratch, 88):

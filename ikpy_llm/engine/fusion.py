@@ -42,13 +42,16 @@ def expand(graph: Graph) -> list[Op]:
     """linear(x) -> matmul(quantize(x)); experts(x) -> matmul_slots(gather(quantize(x)) or quantize_slots(x))"""
     out = []
     for op in graph.ops:
-        if op.name not in ("linear", "experts"):
+        if op.name not in ("linear", "experts", "per_head"):
             out.append(op)
             continue
         x, *routes = op.inputs
         flavour = layout.flavour(graph.tensors[op.weights["w"]].type_name)
         attrs, float_ = {"source": "plain", "flavour": flavour}, "_float" * (flavour is None)
-        if op.name == "linear":
+        if op.name == "per_head":
+            acts = graph.value(op.attrs["columns"], x.rows, "acts_heads" + float_)
+            out.append(Op("quantize_heads", (x,), acts, attrs=attrs | op.attrs, label=op.label))
+        elif op.name == "linear":
             acts = graph.value(x.width, x.rows, "acts" + float_)
             out.append(Op("quantize", (x,), acts, attrs=attrs, label=op.label))
         else:
@@ -59,8 +62,8 @@ def expand(graph: Graph) -> list[Op]:
                 one = graph.value(x.width, x.rows, "acts_one" + float_)
                 out.append(Op("quantize", (x,), one, attrs=attrs, label=op.label))
                 out.append(Op("gather", (one, *routes), acts, label=op.label))
-        name = "matmul" if op.name == "linear" else "matmul_slots"
-        out.append(Op(name, (acts, *routes), op.output, dict(op.weights), label=op.label))
+        name = {"linear": "matmul", "experts": "matmul_slots", "per_head": "matmul_heads"}[op.name]
+        out.append(Op(name, (acts, *routes), op.output, dict(op.weights), dict(op.attrs), op.label))
     return out
 
 

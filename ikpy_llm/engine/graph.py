@@ -6,19 +6,28 @@ A weight is a matrix [outputs][inputs], inputs contiguous, as GGUF stores it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from ikpy_llm.engine.derived import Derived
+from ikpy_llm.engine.options import Options
 from ikpy_llm.engine.rope import Angles
 from ikpy_llm.errors import ModelFileError, shown
 
-TOKENS, OUTPUTS, SLOTS = "tokens", "outputs", "slots"  # how many rows a value has: slots are pairs of row and expert
+# How many rows a value has. Slots are pairs of row and expert; cells are all positions so far, this step's included.
+TOKENS, OUTPUTS, SLOTS, CELLS = "tokens", "outputs", "slots", "cells"
+
+
+PART = 16  # rows: panels of every target begin at multiples of it
 
 
 @dataclass(eq=False, slots=True)
 class Value:
     """What an op leaves for others: f32 [rows][width]. Kinds "acts", "acts_float" hold it ready for matrix products,
-    "acts_one", "acts_one_float" row by row; "routes" is the choice of experts (kernels/moe_layout.py).
+    "acts_one", "acts_one_float" row by row, "acts_heads", "acts_heads_float" head by head; "routes" is the choice of
+    experts (kernels/moe_layout.py); "keys" and "values" are a cache of one layer for one step (attention_layout.py).
     """
 
     id: int
@@ -52,12 +61,25 @@ class Graph:
     A tensor that is missing or has another shape than the hyperparameters imply is a ModelFileError.
     """
 
-    def __init__(self, file: str, tensors: Mapping[str, object], last_rows: bool = False, hidden: bool = False):
+    def __init__(
+        self,
+        file: str,
+        tensors: dict[str, object],
+        last_rows: bool = False,
+        hidden: bool = False,
+        one_row: bool = False,
+        options: Options | None = None,
+        n_ctx: int = 512,
+    ):
         self.file, self.tensors = file, tensors
         self.last_rows = last_rows  # the head sees only the last rows of the step
         self.hidden = hidden  # the result is what the output matrix would be multiplied with
+        self.one_row = one_row  # steps are single tokens
+        self.options, self.n_ctx = options or Options(), n_ctx
         self.ops: list[Op] = []
-        self.claimed: dict[str, str] = {}  # tensor name -> use: "matrix", "rows" (look-up), "vector" or "table"
+        self.claimed: dict[
+            str, str
+        ] = {}  # tensor name -> use: "matrix", "rows" (look-up), "vector", "table", "source" (others are made of it)
         self.layer, self.n_layer, self._prefix, self._n_values = -1, 0, "", 0
 
     # ---- tensors
@@ -87,10 +109,15 @@ class Graph:
             raise ModelFileError(
                 f"{self.file}: tensor '{full}' is {tensor.type_name}; only F32 is accepted for vectors"
             )
-        if self.claimed.get(full, use) != use:
+        if self.claimed.get(full, use) not in (use, "source"):
             use = "rows+matrix"  # tied embeddings: looked up by row and multiplied
         self.claimed[full] = use
         return full
+
+    def derive(self, name: str, type_name: str, shape: tuple[int, ...], make: Callable[[], np.ndarray], source: str):
+        """A tensor that the file lacks, made when it is needed: `make()` gives its bytes. `source` says of what."""
+        if not self.has(name):
+            self.tensors[self.full(name)] = Derived(self.full(name), type_name, shape, make, source)
 
     def check_all_claimed(self) -> None:
         """Every tensor of the file must have been asked for: what we do not use we do not understand."""
@@ -143,11 +170,17 @@ class Graph:
         w = self.claim(name + ".weight", (x.width // n_head,), "vector")
         return self.emit("head_norm", x, width=x.width, weights={"w": w}, label=w, n_head=n_head, eps=eps)
 
-    def linear(self, x: Value, name: str, width: int) -> Value:
-        """y = W x, plus the bias if the file has one."""
-        w = self.claim(name + ".weight", (width, x.width), "matrix")
-        y = self.emit("linear", x, width=width, weights={"w": w}, label=w)
-        if self.has(name + ".bias"):
+    def linear(self, x: Value, name: str, width: int, part: tuple[int, int] | None = None) -> Value:
+        """y = W x, plus the bias if the file has one. part (first, all): `width` rows of W, which has `all`."""
+        first, n_rows = part or (0, width)
+        if first % PART:
+            raise ModelFileError(
+                f"{self.file}: tensor '{self.full(name)}.weight' is cut at row {first}; accepted: multiples of {PART}"
+            )
+        w = self.claim(name + ".weight", (n_rows, x.width), "matrix")
+        attrs = {"first": first, "n_rows": n_rows} if part else {}
+        y = self.emit("linear", x, width=width, weights={"w": w}, label=w, **attrs)
+        if not part and self.has(name + ".bias"):
             bias = self.claim(name + ".bias", (width,), "vector")
             y = self.emit("add_bias", y, width=width, weights={"bias": bias}, label=bias)
         return y
@@ -187,14 +220,66 @@ class Graph:
             return x
         return self.emit("rope", x, width=x.width, n_head=n_head, style=style, angles=angles)
 
+    def per_head(self, x: Value, name: str, n_head: int, width: int, columns: int, y_head: int = 0) -> Value:
+        """W_h x_h for every head: the first `columns` columns of each head of x give the first `width` of those y has
+        (y_head columns each).
+        """
+        w = self.claim(name + ".weight", (n_head, width, columns), "matrix")
+        y_head = y_head or width
+        attrs = {"n_head": n_head, "columns": columns, "y_head": y_head, "n_out": width}
+        return self.emit("per_head", x, width=n_head * y_head, weights={"w": w}, label=w, **attrs)
+
+    def rope_part(self, x: Value, y: Value, n_head: int, style: str, angles: Angles) -> Value:
+        """The last angles.n_rot columns of each head of x, turned, into the last of those of y, which may be x."""
+        inputs = (x,) if x is y else (x, y)
+        attrs = {"n_head": n_head, "style": style, "angles": angles}
+        self.ops.append(Op("rope_part", inputs, y, {}, attrs, self.full("rope")))
+        return y
+
+    def latent_store(self, c: Value, pe: Value, name: str, n_head: int, eps: float, style: str, angles: Angles) -> None:
+        """The normed c and the turned pe of each row into the cache of this layer."""
+        w = self.claim(name + ".weight", (c.width,), "vector")
+        attrs = {"n_head": n_head, "eps": eps, "style": style, "angles": angles, "layer": self.layer}
+        self.emit("latent_store", c, pe, weights={"w": w}, **attrs)
+
+    def latents(self, rank: int, row_bytes: int) -> Value:
+        """The latents of all positions of this layer."""
+        return self.emit("latents", width=rank, rows=CELLS, layer=self.layer, row_bytes=row_bytes)
+
+    def expand(self, kv: Value, pe: Value | None, n_head: int, n_nope: int, v_dim: int, n_rot: int, rank: int = 0):
+        """(keys, values) of n_head heads of kv. With pe, the rows' own rotated columns, they go into the cache of this
+        layer; else those columns come from the cached latents (of `rank` columns before) and both are for this step.
+        """
+        attrs = {"n_head": n_head, "n_nope": n_nope, "v_dim": v_dim, "n_rot": n_rot, "layer": self.layer, "rank": rank}
+        inputs, out = (kv,) if pe is None else (kv, pe), []
+        for name, width in ("keys", n_nope + n_rot), ("values", v_dim):
+            out.append(self.emit(name, *inputs, width=n_head * width if pe is None else 0, **attrs))
+            if out[-1]:
+                out[-1].kind = name
+        return out
+
+    def attend_to(self, q: Value, k: Value, v: Value, y: Value | None, heads: tuple[int, int, int], v_dim: int, scale):
+        """Attention of `heads` (first, number, of all) of q over keys and values of this step; y: where the others of
+        the layer left theirs.
+        """
+        first, n_head, n_all = heads
+        attrs = {"n_head": n_head, "n_head_kv": n_head, "scale": scale, "window": 0, "layer": self.layer}
+        attrs |= {"latent": False, "first_head": first, "n_head_all": n_all, "v_dim": v_dim}
+        y = y or self.value(n_all * v_dim, q.rows)
+        self.ops.append(Op("attend", (q, k, v), y, {}, attrs, self.full("attend")))
+        return y
+
     def kv_store(self, k: Value, v: Value, n_head_kv: int, window: int = 0) -> None:
         self.emit("kv_store", k, v, n_head_kv=n_head_kv, window=window, layer=self.layer)
 
-    def attend(self, q: Value, n_head: int, n_head_kv: int, v_dim: int, scale: float, window: int = 0) -> Value:
+    def attend(
+        self, q: Value, n_head: int, n_head_kv: int, v_dim: int, scale: float, window: int = 0, latent: bool = False
+    ) -> Value:
         """softmax(q k^T * scale) v over the cache of this layer, causal; window 0 = over all positions, else the last
-        `window` up to the row's own.
+        `window` up to the row's own. latent: the cache is that of `latent_store`.
         """
         attrs = {"n_head": n_head, "n_head_kv": n_head_kv, "scale": scale, "window": window, "layer": self.layer}
+        attrs |= {"latent": latent, "first_head": 0, "n_head_all": n_head, "v_dim": v_dim}
         return self.emit("attend", q, width=n_head * v_dim, **attrs)
 
     def outputs(self, x: Value) -> Value:

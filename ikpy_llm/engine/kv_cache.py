@@ -49,10 +49,13 @@ class Layer:
 
 
 def layers(ops: Iterable, n_ctx: int, n_step: int) -> dict[int, Layer]:
-    """What the `attend` ops of a model's list need, by number of layer."""
+    """What the `attend` ops of a model's list need, by number of layer; latents are one row of keys per position."""
     out = {}
     for o in ops:
-        if o.name == "attend":
+        if o.name == "latent_store":
+            n = n_cells(n_ctx, 0, n_step)
+            out[o.attrs["layer"]] = Layer(n, 0, o.attrs["n_head"], 1, sum(v.width for v in o.inputs), 0)
+        if o.name == "attend" and not o.attrs["latent"] and len(o.inputs) == 1:
             a, window = o.attrs, o.attrs["window"]
             dims = o.inputs[0].width // a["n_head"], o.output.width // a["n_head"]
             out[a["layer"]] = Layer(n_cells(n_ctx, window, n_step), window, a["n_head"], a["n_head_kv"], *dims)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ikpy_llm.engine import kv_cache
-from ikpy_llm.engine.graph import SLOTS, TOKENS, Op, Value
+from ikpy_llm.engine.graph import CELLS, SLOTS, TOKENS, Op, Value
 from ikpy_llm.engine.records import At, Cost, Record, Scratch
 from ikpy_llm.kernels import attention_layout
 from ikpy_llm.kernels.derive import layout
@@ -40,12 +40,24 @@ class Lowering:
     ser: tuple[int, float] = (0, 0.0)  # smart expert reduction: always so many, others above this share of the best
     acts: dict[Value, layout.ActsLayout] = field(default_factory=dict)
     routes: RoutesLayout | None = None  # of the model's experts
+    heads: dict[Value, int] = field(default_factory=dict)  # of values that are quantized head by head
     same: dict[Value, Value] = field(default_factory=dict)  # values that lie where another one does
 
     @functools.cached_property
     def totals(self) -> Scratch:
         """Memory of the prompt kernels, a part for each thread; one for all records, as a thread runs one at a time."""
         return Scratch(self.n_threads * layout.gemm_scratch_bytes(self.n_rows))
+
+    @functools.cached_property
+    def cell_totals(self) -> Scratch:
+        """The same for products over all positions."""
+        return Scratch(self.n_threads * layout.gemm_scratch_bytes(self.n_ctx))
+
+    def totals_of(self, value: Value) -> tuple[Scratch, int]:
+        """That memory and a thread's part of it, for products with the rows of `value`."""
+        if value.rows == CELLS:
+            return self.cell_totals, layout.gemm_scratch_bytes(self.n_ctx)
+        return self.totals, layout.gemm_scratch_bytes(self.n_rows)
 
     def n_cells(self, window: int) -> int:
         """Cells of the KV cache in a layer with this window."""
@@ -58,6 +70,8 @@ class Lowering:
         """Most rows a value can have."""
         if value.rows == SLOTS:
             return self.routes.n_slots
+        if value.rows == CELLS:
+            return self.n_ctx
         return self.n_rows if value.rows == TOKENS else self.n_outputs
 
     def columns(self, value: Value) -> int:
@@ -70,6 +84,10 @@ class Lowering:
         """Bytes of the buffer of a value."""
         if value.kind == "routes":
             return self.routes.n_bytes
+        if value.kind in ("keys", "values"):
+            return self.n_ctx * value.width * F16
+        if value in self.heads:
+            return self.heads[value] * self.acts[value].n_bytes(self.rows(value), value.width)
         if value in self.acts:
             return self.acts[value].n_bytes(self.rows(value), value.width)
         return self.rows(value) * value.width * F32
@@ -104,6 +122,8 @@ def _acts_layouts(ops: list[Op], low: Lowering) -> dict[Value, layout.ActsLayout
     for o in reversed(ops):
         if o.name.startswith("matmul"):
             flavours.setdefault(o.inputs[0], set()).add(layout.flavour(low.type_of(o.weights["w"])))
+            if o.name == "matmul_heads":
+                low.heads[o.inputs[0]] = o.attrs["n_head"]
         elif o.name == "gather":
             flavours.setdefault(o.inputs[0], set()).update(flavours[o.output])
     return {
@@ -116,7 +136,7 @@ def _record(o: Op, kernel: Kernel, words, reads=None, writes=None, cost=None) ->
     """A record with the op's own inputs and output as what it reads and writes."""
     output = () if o.output is None else (o.output,)
     rows = (o.output or o.inputs[0]).rows
-    rows = TOKENS if rows == SLOTS else rows
+    rows = TOKENS if rows in (SLOTS, CELLS) else rows
     reads = tuple(o.inputs) if reads is None else reads
     writes = output if writes is None else writes
     return Record(kernel, tuple(words), reads, writes, o.name, o.label, cost or Cost(), rows)
@@ -242,19 +262,20 @@ def kv_store(o: Op, low: Lowering) -> Record:
 @op
 def attend(o: Op, low: Lowering) -> Record:
     """softmax(q k^T * scale) v over the layer's cache, causal"""
-    (q,), y, a = o.inputs, o.output, o.attrs
-    n_head, n_head_kv, layer, window = a["n_head"], a["n_head_kv"], a["layer"], a["window"]
-    k_dim, v_dim, n_cells = q.width // n_head, y.width // n_head, low.n_cells(window)
-    caches, counters = (At("k", layer), At("v", layer)), At("counters")
+    (q, *own), y, a = o.inputs, o.output, o.attrs
+    n_head, n_head_kv, layer, window, latent = (a[k] for k in ("n_head", "n_head_kv", "layer", "window", "latent"))
+    k_dim, v_dim, n_cells = q.width // a["n_head_all"], a["v_dim"], low.n_cells(window)
+    caches, counters = own or (At("k", layer), At("k" if latent else "v", layer)), At("counters")
     scratch = Scratch(attention_layout.scratch_bytes(low.n_rows, n_head, n_cells, v_dim))
-    words = q, *caches, y, n_head, n_head_kv, n_cells, window, float(a["scale"]), scratch, counters, _state(q)
+    heads = n_head, n_head_kv, a["first_head"], a["n_head_all"]
+    words = q, *caches, y, *heads, n_cells, window, float(a["scale"]), scratch, counters, _state(q)
     cost = Cost(
         bytes_row=F32 * (q.width + y.width),
         flops_position=2 * n_head * (k_dim + v_dim),
-        bytes_position=F16 * n_head_kv * (k_dim + v_dim),
+        bytes_position=F16 * n_head_kv * (k_dim + v_dim * (not latent)),
         window=window,
     )
-    kernel = kernel_named("attention.attend", k_dim=k_dim, v_dim=v_dim)
+    kernel = kernel_named("attention.attend", k_dim=k_dim, v_dim=v_dim, **{"latent": True} if latent else {})
     return _record(o, kernel, words, reads=(q, *caches), writes=(y, scratch, counters), cost=cost)
 
 
@@ -288,11 +309,13 @@ def matmul(o: Op, low: Lowering) -> Record:
     residual = o.inputs[1] if len(o.inputs) > 1 else 0
     start = 0 if acts.is_float else acts.start(layout.flavour(type_name))
     row_bytes = layout.file_bytes(type_name, x.width)
-    source = At("panel" if low.packed else "file", w)
+    first = o.attrs.get("first", 0)
+    before = first // layout.width() * layout.panel_bytes(type_name, x.width) if low.packed else first * row_bytes
+    source = At("panel" if low.packed else "file", w, before)
     common = y.width, x.width, At("file", bias) if bias else 0, residual  # rows, k, what is added
     if acts.t > 1:
         kernel = kernel_named("derive.gemm", type=type_name, rows_layout=not low.packed)
-        totals = low.totals, layout.gemm_scratch_bytes(low.n_rows)
+        totals = low.totals_of(x)
         words = source, row_bytes, x, acts.stride, start, y, y.width, *common, *totals, _state(x)
     elif low.packed:
         kernel = kernel_named("derive.gemv", type=type_name, n=1)
@@ -300,6 +323,10 @@ def matmul(o: Op, low: Lowering) -> Record:
     else:
         kernel = kernel_named("derive.gemv_rows", type=type_name)
         words = source, row_bytes, x, acts.stride, start, y, *common
+    if x.rows == CELLS:
+        bytes_seen = acts.n_bytes(1, x.width) // acts.t + F32 * y.width
+        cost = Cost(flops_seen=2 * x.width * y.width, bytes_position=bytes_seen, bytes_once=row_bytes * y.width)
+        return _record(o, kernel, words, cost=cost)
     cost = Cost(
         flops_row=2 * x.width * y.width,
         bytes_row=acts.n_bytes(1, x.width) // acts.t + F32 * y.width * (1 + bool(residual)),
@@ -308,4 +335,4 @@ def matmul(o: Op, low: Lowering) -> Record:
     return _record(o, kernel, words, cost=cost)
 
 
-from ikpy_llm.engine import ops_moe  # noqa: E402, F401  (they register their ops)
+from ikpy_llm.engine import ops_mla, ops_moe  # noqa: E402, F401  (they register their ops)

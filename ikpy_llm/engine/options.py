@@ -36,6 +36,16 @@ class Options:
         "layers with a sliding window keep all positions: more memory, and one can go back to any of them",
         "IKPY_SWA_FULL",
     )
+    mla: int = _option(
+        3,
+        "latent attention (DeepSeek): 0 = keys and values of all heads are kept; 1 = latents are, and multiplied with; "
+        "2 = latents are, and expanded when used; 3 = prompts as 2, single tokens as 1",
+        "IKPY_MLA",
+    )
+    amb: int = _option(
+        256, "MiB that expanding latents may take: heads are then done in groups; 0 = no limit", "IKPY_AMB"
+    )
+    ser: str = _option("", "Kmin,t: after the Kmin best experts only those above t times the best", "IKPY_SER")
     no_fusion: str = _option("", "comma-separated fusion rows to leave out, `all` for none at all", "IKPY_NO_FUSION")
     check: bool = _option(
         False, "fill working memory with NaN before use, so that reading what nobody wrote shows", "IKPY_CHECK"
@@ -46,14 +56,28 @@ class Options:
             text = os.environ.get(f.metadata["env"]) if f.metadata["env"] else None
             if text is not None and getattr(self, f.name) == f.default:
                 object.__setattr__(self, f.name, _parse(f, text))
-        for name, low in (("n_batch", 1), ("n_ubatch", 1), ("threads", 0), ("threads_batch", 0)):
+        for name, low in (("n_batch", 1), ("n_ubatch", 1), ("threads", 0), ("threads_batch", 0), ("amb", 0)):
             if not _is_whole(value := getattr(self, name)) or value < low:
                 raise IkpyError(f"{name} = {value!r}: a whole number from {low} on is accepted")
+        if not _is_whole(self.mla) or self.mla not in range(4):
+            raise IkpyError(f"mla = {self.mla!r}: accepted are 0, 1, 2, 3")
+        self.expert_limits()
         object.__setattr__(self, "n_ubatch", min(self.n_ubatch, self.n_batch))
         if self.n_ctx is not None and (not _is_whole(self.n_ctx) or self.n_ctx < 0):
             raise IkpyError(
                 f"n_ctx = {self.n_ctx!r}: a number of positions is accepted, or 0 for the model's own context length"
             )
+
+    def expert_limits(self) -> tuple[int, float]:
+        """`ser` as (Kmin, t); (0, 0.0) where all experts are used."""
+        k_min, _, share = str(self.ser or "0,0").partition(",")
+        try:
+            limits = int(k_min), float(share)
+        except ValueError:
+            limits = -2, 2.0
+        if limits[0] < -1 or not 0 <= limits[1] <= 1:
+            raise IkpyError(f"ser = {self.ser}: accepted is Kmin,t: a number of experts and a share from 0 to 1")
+        return limits
 
     def without(self) -> frozenset[str]:
         """Names of the fusion rows that are switched off."""

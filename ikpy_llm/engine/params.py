@@ -63,6 +63,11 @@ KEYS = {
     "n_expert_group": Key("expert_group_count", int, 0, MAX_EXPERTS, 0),
     "n_expert_group_used": Key("expert_group_used_count", int, 0, MAX_EXPERTS, 0),
     "n_dense": Key("leading_dense_block_count", int, 0, 4096, 0),
+    "kv_rank": Key("attention.kv_lora_rank", int, 1, _WIDTH),
+    "q_rank": Key("attention.q_lora_rank", int, 0, _WIDTH, 0),  # 0 = q comes from one matrix
+    "k_dim_mla": Key("attention.key_length_mla", int, 1, 65536, lambda p: p.head_dim),
+    "v_dim_mla": Key("attention.value_length_mla", int, 1, 65536, lambda p: p.v_dim),
+    "yarn_log_mul": Key("rope.scaling.yarn_log_multiplier", float, 0, 10, 0.0),
     "attention_scale": Key("attention.scale", float, 0, 1e3, 0.0),  # 0 = what is usual for the architecture
 }
 

@@ -39,7 +39,7 @@ class Program:
 
     def _word(self, word, outside) -> int:
         if isinstance(word, At):
-            return outside(word)
+            return outside(word) + word.offset
         if isinstance(word, Value | Scratch):
             return self.arena.address + self.plan.offsets[word]
         if isinstance(word, float):

@@ -17,11 +17,12 @@ class At:
     """Memory outside the arena, by kind and key.
 
     ("file", tensor), ("panel", tensor), ("k", layer), ("v", layer), ("counters", ""), ("state", rows), ("ids", ""),
-    ("angles", Angles)
+    ("angles", Angles); `offset` in bytes from there.
     """
 
     kind: str
     key: object = ""
+    offset: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -34,7 +35,8 @@ class Scratch:
 class Cost(NamedTuple):
     """What a record needs: flops and bytes moved, per row of the step, per position seen, and once (weights).
 
-    `window`: a row sees at most so many positions, 0 = all.
+    flops_position: for each row and position it sees; flops_seen: once for each position. `window`: a row sees at most
+    so many positions, 0 = all.
     """
 
     flops_row: int = 0
@@ -42,6 +44,7 @@ class Cost(NamedTuple):
     bytes_once: int = 0
     flops_position: int = 0
     bytes_position: int = 0
+    flops_seen: int = 0
     window: int = 0
 
     def of(self, rows: int, position: int) -> tuple[int, int]:
@@ -53,7 +56,7 @@ class Cost(NamedTuple):
             first = min(rows, hidden)  # so many rows have hidden positions
             pairs -= first * hidden - first * (first - 1) // 2
             seen = min(seen, self.window + rows - 1)
-        flops = self.flops_row * rows + self.flops_position * pairs
+        flops = self.flops_row * rows + self.flops_position * pairs + self.flops_seen * seen
         return flops, self.bytes_row * rows + self.bytes_once + self.bytes_position * seen
 
 

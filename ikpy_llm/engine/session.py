@@ -12,7 +12,7 @@ import numpy as np
 
 from ikpy_llm.engine import cores, fusion, kv_cache, memory, ops, planner, rope
 from ikpy_llm.engine.gguf import GGUFFile
-from ikpy_llm.engine.graph import OUTPUTS, SLOTS, TOKENS, Graph, Value
+from ikpy_llm.engine.graph import CELLS, OUTPUTS, SLOTS, TOKENS, Graph, Value
 from ikpy_llm.engine.options import DEFAULT_CTX, Options
 from ikpy_llm.engine.params import Params
 from ikpy_llm.engine.program import Program
@@ -26,7 +26,7 @@ from ikpy_llm.kernels import jit
 log = logging.getLogger("ikpy.session")
 ALL_LOGITS = 64 << 20  # bytes of logits one step may produce; longer requests for all rows take several steps
 N_TOKENS, POSITION, N_OUTPUTS, BAD, N_USED = range(5)  # words of a state block
-STATES = TOKENS, OUTPUTS, SLOTS
+STATES = TOKENS, OUTPUTS, SLOTS, CELLS
 
 
 @dataclass
@@ -71,11 +71,12 @@ class Session:
         most, n_cores = max(self.n_threads, self.n_threads_batch), len(cores.allowed())
         if most > n_cores:
             log.warning("%d threads share %d cores, which is slower than one for each (-t %d)", most, n_cores, n_cores)
+        self.tensors = dict(file.tensors)  # and those that the model computes from them
         graph, _ = self._trace(last_rows=False)
         graph.check_all_claimed()
         self.params.check_all_read()
         self.n_vocab = graph.tensors["token_embd.weight"].shape[0]
-        self.weights = Weights(file, graph.claimed)
+        self.weights = Weights(file, self.tensors, graph.claimed)
         unknown = options.without() - {*fusion.names(), "all"}
         if unknown:
             raise IkpyError(
@@ -94,7 +95,7 @@ class Session:
         self._pending: dict[str, tuple[list[Record], Value, ops.Lowering]] = {}
         self.position, self._written = 0, 0  # positions in use; end of those written since the sequence began
         self.timings = {"prompt": Timing(), "generation": Timing()}
-        self._state = np.zeros((3, 64), np.int64)  # one block per kind of rows, cache lines apart
+        self._state = np.zeros((4, 64), np.int64)  # one block per kind of rows, cache lines apart
         self._ids = np.zeros(max(n_rows, 1), np.int32)
         self._lock = threading.Lock()
         self._open(graph, progress)
@@ -130,8 +131,8 @@ class Session:
             )
         return need
 
-    def _trace(self, last_rows: bool, hidden: bool = False) -> tuple[Graph, Value]:
-        graph = Graph(str(self.file.path), self.file.tensors, last_rows, hidden)
+    def _trace(self, last_rows: bool, hidden: bool = False, one_row: bool = False) -> tuple[Graph, Value]:
+        graph = Graph(str(self.file.path), self.tensors, last_rows, hidden, one_row, self.options, self.n_ctx)
         return graph, self._build(graph, self.params)
 
     def _tables(self, graph: Graph) -> dict[rope.Angles, np.ndarray]:
@@ -172,10 +173,10 @@ class Session:
     def _prepare(self, name: str) -> None:
         """Lower a program class to records; which kernels it needs is known then."""
         shape = self._shapes[name]
-        graph, logits = self._trace(shape.last_row_only, shape.hidden)
+        graph, logits = self._trace(shape.last_row_only, shape.hidden, shape.n_rows == 1)
         n_step = self.n_ctx if self.options.swa_full else self._n_step
         sizes = shape.n_rows, shape.n_outputs, self.threads_of(name), self.n_ctx
-        low = ops.Lowering(*sizes, self.packed, self.file.tensors, n_step)
+        low = ops.Lowering(*sizes, self.packed, self.tensors, n_step, self.options.expert_limits())
         records = ops.lower(fusion.apply(graph, self.options.without()), low)
         self._pending[name] = records, logits, low
 
@@ -198,7 +199,7 @@ class Session:
         """Where something outside a program's arena lies."""
         match at.kind:
             case "file":
-                return self.file.tensors[at.key].address
+                return self.tensors[at.key].address
             case "panel":
                 return self.weights.panel(at.key)
             case "k":
@@ -281,7 +282,8 @@ class Session:
         self._ids[:n] = tokens
         self._state[0, :4] = n, self.position, n_outputs, 0
         self._state[1, :4] = n_outputs, self.position + n - n_outputs, n_outputs, 0
-        self._state[2, BAD] = 0
+        self._state[2:, BAD] = 0
+        self._state[3, :2] = self.position + n, 0
         count = program.count if n_outputs else program.body
         self._written = max(self._written, self.position + n)
         start = time.perf_counter()
@@ -333,4 +335,4 @@ class Session:
 
 def _all_angles(graph: Graph) -> list[rope.Angles]:
     """Every table of rotations the model uses."""
-    return list(dict.fromkeys(op.attrs["angles"] for op in graph.ops if op.name == "rope"))
+    return list(dict.fromkeys(op.attrs["angles"] for op in graph.ops if "angles" in op.attrs))

@@ -29,9 +29,9 @@ class Weights:
     Raises ModelFileError for a matrix no kernel can run.
     """
 
-    def __init__(self, file: GGUFFile, claimed: Mapping[str, str]):
+    def __init__(self, file: GGUFFile, tensors: Mapping[str, Tensor], claimed: Mapping[str, str]):
         self.file = file
-        self.matrices = [file.tensors[n] for n, use in claimed.items() if "matrix" in use]
+        self.matrices = [tensors[n] for n, use in claimed.items() if "matrix" in use]
         self.offsets: dict[str, int] = {}
         self.packed_bytes = 0
         for t in self.matrices:
@@ -39,7 +39,7 @@ class Weights:
             _check(file, t, rows, k)
             self.offsets[t.name] = self.packed_bytes
             self.packed_bytes += -(-n * layout.weight_bytes(t.type_name, rows, k) // ALIGN) * ALIGN
-        for t in (file.tensors[n] for n, use in claimed.items() if "rows" in use):
+        for t in (tensors[n] for n, use in claimed.items() if "rows" in use):
             _check(file, t, *matrices_shape(t)[1:])
         self._memory: memory.Memory | None = None
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import attention_latent
 from .attention_layout import BLOCK, CHUNK, HEADER, SPLIT_TOKENS, partial_bytes
 from .simd import (
     F16,
@@ -177,7 +178,7 @@ def _weigh(n_rows, wide):
     return weigh
 
 
-def _chunk_of(n_rows, k_dim, v_dim):
+def _chunk_of(n_rows, k_dim, v_dim, latent=False):
     """The inner loops for a tile of n_rows rows: `run` leaves m, l and sums of the tile in its work area, `take` copies
     a row's out as a partial.
 
@@ -192,10 +193,10 @@ def _chunk_of(n_rows, k_dim, v_dim):
     at_l = at_m + n_rows * 64
     at_sums = at_l + n_rows * VECTOR
     at_rest = at_sums + n_wide * n_rows * PANEL * 4
-    v_step = v_dim * 2
+    v_step = (k_dim if latent else v_dim) * 2
 
     @inline
-    def score(queries, panel, scores, ahead):
+    def score_panels(queries, panel, scores, ahead):
         """scores[row][position] of the PANEL positions at panel; the panels needed next are `ahead` bytes on."""
         acc = tile_zeros(F32, n_scores)
         for d in range(k_dim):
@@ -203,6 +204,8 @@ def _chunk_of(n_rows, k_dim, v_dim):
             _prefetch(panel + ahead + d * PANEL * 2)
             acc = outer_fma(acc, tile_splat(F32, n_rows, queries + d * 4, k_row), k)
         tile_store(scores, VECTOR, acc)
+
+    score = attention_latent.score(n_rows, k_dim, PANEL) if latent else score_panels
 
     @inline
     def mask(scores, begin, first, last):
@@ -289,13 +292,15 @@ def _chunk_of(n_rows, k_dim, v_dim):
     return inline(run), take
 
 
-def attend(k_dim: int, v_dim: int):
+def attend(k_dim: int, v_dim: int, latent: bool = False):
     """y = softmax(q k^T * scale) v over the cache, causal, grouped heads.
 
-    Words: q, kcache, vcache, y, n_head, n_head_kv, n_cells, window, scale (f32), scratch, counters, state.
-    q f32 [n][n_head * k_dim], y f32 [n][n_head * v_dim]; window 0 sees all positions up to its own, else the last
-    `window` of them; position p lies in cell p % n_cells. scratch: attention_layout.scratch_bytes. counters:
-    n_counters int64, 0 before and after. Head sizes are multiples of 16.
+    Words: q, kcache, vcache, y, n_head, n_head_kv, first_head, n_head_all, n_cells, window, scale (f32), scratch,
+    counters, state.
+    q f32 [n][n_head_all * k_dim], y f32 [n][n_head_all * v_dim], of which n_head heads from first_head; window 0 sees
+    all positions up to its own, else the last `window` of them; position p lies in cell p % n_cells. scratch:
+    attention_layout.scratch_bytes. counters: n_counters int64, 0 before and after. Head sizes are multiples of 16.
+    latent: the cache is rows of k_dim for each KV head, whose first v_dim columns are the values; vcache is kcache.
 
     In steps of at most SPLIT_TOKENS tokens threads get chunks of the sequence; who finishes the last chunk of some rows
     joins them, in order.
@@ -303,8 +308,9 @@ def attend(k_dim: int, v_dim: int):
     if k_dim % 16 or v_dim % 16:
         raise ValueError(f"attention with heads of {k_dim} and {v_dim}: accepted are multiples of 16")
     clear, join, finish = _join(v_dim)
-    run, take = _chunk_of(ROWS, k_dim, v_dim)
-    run_few, take_few = _chunk_of(FEW, k_dim, v_dim)
+    run, take = _chunk_of(ROWS, k_dim, v_dim, latent)
+    run_few, take_few = _chunk_of(FEW, k_dim, v_dim, latent)
+    v_row = (k_dim if latent else v_dim) * 2
     part_step, k_row = partial_bytes(v_dim), k_dim * 4
     queries_of = stack(TILES * ROWS * k_row)
     totals_of = stack(TILES * ROWS * part_step)
@@ -312,10 +318,10 @@ def attend(k_dim: int, v_dim: int):
     work_of = stack(ROWS * (BLOCK * 4 + 64 + VECTOR + v_dim * 4))
 
     @inline
-    def gather(q, queries, row0, n_rows, group, head0, n_head, scale):
+    def gather(q, queries, row0, n_rows, group, head0, n_head_all, scale):
         """Rows of a KV head, scaled, one after the other; zeros up to the next multiple of ROWS."""
         for row in range(n_rows):
-            source = q + ((row0 + row) // group * n_head + head0 + (row0 + row) % group) * k_row
+            source = q + ((row0 + row) // group * n_head_all + head0 + (row0 + row) % group) * k_row
             for d in range(0, k_dim, LANES):
                 store(queries + row * k_row + d * 4, load(F32, source + d * 4) * scale)
         for i in range(n_rows * k_row, (n_rows + ROWS - 1) // ROWS * ROWS * k_row, VECTOR):
@@ -332,7 +338,22 @@ def attend(k_dim: int, v_dim: int):
             store(target + i, load(F32, source + i))
 
     def attend(
-        q, kcache, vcache, y, n_head, n_head_kv, n_cells, window, scale: f32, scratch, counters, state, ith, nth
+        q,
+        kcache,
+        vcache,
+        y,
+        n_head,
+        n_head_kv,
+        first_head,
+        n_head_all,
+        n_cells,
+        window,
+        scale: f32,
+        scratch,
+        counters,
+        state,
+        ith,
+        nth,
     ):
         n_tokens, pos0 = load_i64(state), load_i64(state + 8)
         group = n_head // n_head_kv
@@ -356,8 +377,8 @@ def attend(k_dim: int, v_dim: int):
             span, head, late = index % n_spans, index // n_spans % n_head_kv, index // n_spans // n_head_kv
             row0 = (n_parts - 1 - late) * item_rows
             used = min(item_rows, n_rows - row0)
-            kpanels, values = kcache + head * n_cells * k_dim * 2, vcache + head * n_cells * v_dim * 2
-            gather(q, queries, row0, used, group, head * group, n_head, scale * LOG2E)
+            kpanels, values = kcache + head * n_cells * k_dim * 2, vcache + head * n_cells * v_row
+            gather(q, queries, row0, used, group, first_head + head * group, n_head_all, scale * LOG2E)
             for row in range(used):
                 clear(totals + row * part_step)
             first = _first_visible(pos0 + row0 // group, window)
@@ -365,14 +386,14 @@ def attend(k_dim: int, v_dim: int):
             start = max(chunk0 * CHUNK, first // BLOCK * BLOCK) % n_cells
             for i in range(0, BLOCK * k_row // 2, CACHE_LINE):
                 prefetch(kpanels + start * k_dim * 2 + i)
-            for i in range(0, BLOCK * v_dim * 2, CACHE_LINE):
-                prefetch(values + start * v_dim * 2 + i)
+            for i in range(0, BLOCK * v_row, CACHE_LINE):
+                prefetch(values + start * v_row + i)
             for chunk in range(chunk0, first_chunk + span + 1 if split else end_chunk):
                 begin, end = chunk * CHUNK, (chunk + 1) * CHUNK
                 if begin > pos0 + (row0 + used - 1) // group:
                     break
                 lap = begin // n_cells * n_cells  # what the ring has gone round
-                at_k, at_v = kpanels - lap * k_dim * 2, values - lap * v_dim * 2
+                at_k, at_v = kpanels - lap * k_dim * 2, values - lap * v_row
                 for tile in range(0, used, ROWS):
                     left = min(ROWS, used - tile)
                     at_q, r = queries + tile * k_row, row0 + tile
@@ -391,7 +412,8 @@ def attend(k_dim: int, v_dim: int):
                 if split:
                     copy(totals + row * part_step, scratch + (at * n_spans + span) * part_step)
                 else:
-                    finish(totals + row * part_step, y + at * v_dim * 4)
+                    out = place(row0 + row, group, head, n_head_all) + first_head
+                    finish(totals + row * part_step, y + out * v_dim * 4)
             done = counters + 8 * (late * n_head_kv + head)
             if split and atomic_add(done, 1) == n_spans - 1:
                 atomic_store(done, 0)
@@ -400,6 +422,7 @@ def attend(k_dim: int, v_dim: int):
                     clear(part)
                     for i in range(n_spans):
                         join(part, scratch + (at * n_spans + i) * part_step)
-                    finish(part, y + at * v_dim * 4)
+                    out = place(row0 + row, group, head, n_head_all) + first_head
+                    finish(part, y + out * v_dim * 4)
 
     return attend

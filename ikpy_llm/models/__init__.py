@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ikpy_llm.errors import ModelFileError, shown
 
-_SHARED = {"__init__", "blocks"}
+_SHARED = {"__init__", "blocks", "mla"}
 
 
 def architectures() -> list[str]:

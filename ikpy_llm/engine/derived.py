@@ -1,0 +1,39 @@
+"""Tensors that a model file lacks and that are computed from others of it; see gguf.Tensor."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+
+from ikpy_llm.kernels.quants import table
+
+log = logging.getLogger("ikpy.weights")
+
+
+class Derived:
+    """`make()` gives the bytes, uint8; it is called when they are first wanted, and again after `release`."""
+
+    def __init__(
+        self, name: str, type_name: str, shape: tuple[int, ...], make: Callable[[], np.ndarray], source: str = ""
+    ):
+        self.name, self.type_name, self.shape, self._make, self._source = name, type_name, shape, make, source
+        self.type_id = table.by_name(type_name).id
+        self.n_bytes = table.tensor_bytes(type_name, shape)
+        self._bytes: np.ndarray | None = None
+
+    @property
+    def data(self) -> np.ndarray:
+        """uint8 (n_bytes,)"""
+        if self._bytes is None:
+            log.debug("%s %s is computed from %s", self.name, self.type_name, self._source)
+            self._bytes = np.ascontiguousarray(self._make()).reshape(-1).view(np.uint8)
+        return self._bytes
+
+    @property
+    def address(self) -> int:
+        return self.data.ctypes.data
+
+    def release(self) -> None:
+        self._bytes = None

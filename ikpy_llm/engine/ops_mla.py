@@ -1,0 +1,113 @@
+"""The ops of latent attention: a matrix for each head, latents in the cache, keys and values made of them."""
+
+from __future__ import annotations
+
+from ikpy_llm.engine.graph import CELLS, Op
+from ikpy_llm.engine.ops import F16, F32, MAX_FLAVOURS, Lowering, _record, _state, kernel_named, op
+from ikpy_llm.engine.records import At, Cost, Record
+from ikpy_llm.kernels.derive import layout
+
+
+@op
+def quantize_heads(o: Op, low: Lowering) -> Record:
+    """The first columns of each head, head by head, as the tiles of codes the matrix kernels read"""
+    (x,), n_head, acts = o.inputs, o.attrs["n_head"], low.acts[o.output]
+    k, x_head = o.output.width, x.width // n_head
+    stored = [zero * 256 + sub for zero, sub in acts.stored]
+    flavours = stored + [0] * (MAX_FLAVOURS - len(stored))
+    called = kernel_named("derive.quantize", source="plain", t=acts.t, is_float=acts.is_float)
+    words = called, 0, 0, n_head, x, 0, 0, F32 * x_head, x.width, o.output, k, acts.stride, -(-k // layout.SLICE)
+    cost = Cost(flops_row=8 * n_head * k, bytes_row=n_head * (F32 * k + acts.n_bytes(1, k) // acts.t))
+    return _record(
+        o, kernel_named("grouped.quantize", t=acts.t, ragged=False), (*words, *flavours, _state(x)), cost=cost
+    )
+
+
+@op
+def matmul_heads(o: Op, low: Lowering) -> Record:
+    """y_h = W_h x_h for every head h"""
+    (x,), y, w, n_head, n_out = o.inputs, o.output, o.weights["w"], o.attrs["n_head"], o.attrs["n_out"]
+    acts, type_name, k = low.acts[x], low.type_of(w), x.width
+    start = 0 if acts.is_float else acts.start(layout.flavour(type_name))
+    row_bytes = layout.file_bytes(type_name, k)
+    n_bytes = layout.weight_bytes(type_name, n_out, k) if low.packed else row_bytes * n_out
+    matrix = At("panel" if low.packed else "file", w), n_bytes, row_bytes
+    words = 0, 0, n_head, *matrix, x, acts.stride, -(-k // layout.SLICE), start, y, 0, F32 * o.attrs["y_head"]
+    if acts.t > 1:
+        called = kernel_named("derive.gemm", type=type_name, rows_layout=not low.packed)
+        words = called, *words, y.width, n_out, k, *low.totals_of(x), _state(x)
+        kernel = kernel_named("grouped.gemm", t=acts.t, ragged=False)
+    else:
+        called = (
+            kernel_named("derive.gemv", type=type_name, n=1)
+            if low.packed
+            else kernel_named("derive.gemv_rows", type=type_name)
+        )
+        words = called, *words, n_out, k, _state(x)
+        kernel = kernel_named("grouped.gemv", ragged=False, rows_layout=not low.packed, shared=False)
+    cost = Cost(
+        flops_row=2 * n_head * k * n_out,
+        bytes_row=n_head * (acts.n_bytes(1, k) // acts.t + F32 * n_out),
+        bytes_once=n_bytes * n_head,
+    )
+    return _record(o, kernel, words, cost=cost)
+
+
+@op
+def rope_part(o: Op, low: Lowering) -> Record:
+    """The last columns of each head, turned, into the last ones of another value or in place"""
+    x, y, angles, n_head = o.inputs[0], o.output, o.attrs["angles"], o.attrs["n_head"]
+    heads = [(v, v.width // n_head, v.width // n_head - angles.n_rot) for v in (x, y)]
+    words = *heads[0], *heads[1], At("angles", angles), n_head, angles.n_rot, _state(x)
+    cost = Cost(flops_row=3 * n_head * angles.n_rot, bytes_row=2 * F32 * n_head * angles.n_rot)
+    return _record(o, kernel_named("mla.rope_part", style=o.attrs["style"]), words, cost=cost)
+
+
+@op
+def latent_store(o: Op, low: Lowering) -> Record:
+    """One row of the cache for each row: the normed latent and the turned columns all heads share"""
+    (c, pe), a = o.inputs, o.attrs
+    cache = At("k", a["layer"])
+    words = c, pe, cache, c.width, pe.width, low.n_cells(0), At("file", o.weights["w"]), float(a["eps"])
+    words += At("angles", a["angles"]), _state(c)
+    cost = Cost(flops_row=4 * c.width + 3 * pe.width, bytes_row=(F32 + F16) * (c.width + pe.width))
+    return _record(o, kernel_named("mla.latent_store", style=a["style"]), words, writes=(cache,), cost=cost)
+
+
+@op
+def latents(o: Op, low: Lowering) -> Record:
+    """The latents of all positions as f32"""
+    cache, row_bytes = At("k", o.attrs["layer"]), o.attrs["row_bytes"]
+    words = cache, row_bytes, o.output, o.output.width, At("state", CELLS)
+    cost = Cost(bytes_position=(F16 + F32) * o.output.width)
+    return _record(o, kernel_named("mla.latents"), words, reads=(cache,), cost=cost)
+
+
+@op
+def keys(o: Op, low: Lowering) -> Record:
+    """Keys of every head in panels: into the cache, or made of cached latents for this step"""
+    (kv, *pe), a, layer = o.inputs, o.attrs, o.attrs["layer"]
+    head, k_dim = kv.width // a["n_head"], a["n_nope"] + a["n_rot"]
+    if pe:
+        rest, target = (pe[0], F32 * a["n_rot"]), At("k", layer)
+    else:
+        rest, target = (At("k", layer, F16 * a["rank"]), F16 * (a["rank"] + a["n_rot"])), o.output
+    words = kv, head, *rest, target, a["n_head"], a["n_nope"], a["n_rot"], low.n_cells(0), _state(kv)
+    reads = o.inputs if pe else (kv, At("k", layer))
+    cost = _moved((F32 + F16) * a["n_head"] * k_dim, bool(pe))
+    return _record(o, kernel_named("mla.keys", cached=not pe), words, reads=reads, writes=(target,), cost=cost)
+
+
+@op
+def values(o: Op, low: Lowering) -> Record:
+    """Values of every head as rows: into the cache, or made of cached latents for this step"""
+    (kv, *pe), a = o.inputs, o.attrs
+    target = At("v", a["layer"]) if pe else o.output
+    words = kv, kv.width // a["n_head"], a["n_nope"], target, a["n_head"], a["v_dim"], low.n_cells(0), _state(kv)
+    cost = _moved((F32 + F16) * a["n_head"] * a["v_dim"], bool(pe))
+    return _record(o, kernel_named("mla.values"), words, reads=(kv,), writes=(target,), cost=cost)
+
+
+def _moved(n_bytes: int, own: bool) -> Cost:
+    """Cost of moving so many bytes for each row of the step, or for each position."""
+    return Cost(bytes_row=n_bytes) if own else Cost(bytes_position=n_bytes)

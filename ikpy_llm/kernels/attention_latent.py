@@ -1,0 +1,61 @@
+"""Scores where keys lie as rows (latent attention): k[cell][k_dim] f16, of which the values are the first columns."""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import types
+from numba.core.typing.templates import signature
+from numba.extending import intrinsic
+
+from .simd import F16, F32, LANES, TARGET, Tile, cast, inline, outer_fma, prefetch, tile_load, tile_zeros
+from .simd.memory import emit_offset, emit_store, f32
+from .simd.ops import reduce_add
+
+CELLS = 4  # positions side by side
+ROWS = (
+    3 if TARGET.name in ("avx2", "generic") else 6
+)  # at most; ROWS * CELLS sums, ROWS + CELLS loads fit the registers
+
+
+def _store_sums(n: int):
+    """Function (address, row stride, tile of n * CELLS): the sum of each vector to [row][cell] f32."""
+    tile = Tile(F32, n * CELLS)
+
+    @intrinsic
+    def put(typingctx, address, stride, sums):
+        def codegen(ctx, b, sig, values):
+            address, stride, sums = values
+            body, one = reduce_add.op.pick(F32), signature(f32, F32)
+            for i in range(n):
+                row = emit_offset(b, address, stride, i)
+                for j in range(CELLS):
+                    s = body(b, one, b.extract_value(sums, i * CELLS + j))
+                    emit_store(b, s, b.add(row, ir.Constant(row.type, 4 * j)))
+            return ctx.get_dummy_value()
+
+        return types.void(types.int64, types.int64, tile), codegen
+
+    return put
+
+
+def score(n_rows: int, k_dim: int, n_positions: int):
+    """Function (queries, keys, scores, ahead) as attention's: scores[row][position] of n_positions cells at keys; those
+    needed next are `ahead` bytes on. A sum runs over d in LANES parts, which are added by halves.
+    """
+    at_once = min(n_rows, ROWS)
+    put, n_sums, k_row, step = _store_sums(at_once), at_once * CELLS, k_dim * 4, k_dim * 2
+
+    @inline
+    def score(queries, keys, scores, ahead):
+        for first in range(0, n_positions, CELLS):
+            cells = keys + first * step
+            for row in range(0, n_rows, at_once):
+                acc = tile_zeros(F32, n_sums)
+                for d in range(0, k_dim, LANES):
+                    k = cast(F32, tile_load(F16, CELLS, cells + d * 2, step))
+                    acc = outer_fma(acc, tile_load(F32, at_once, queries + row * k_row + d * 4, k_row), k)
+                put(scores + (row * n_positions + first) * 4, n_positions * 4, acc)
+            for i in range(0, CELLS * step, 64):
+                prefetch(cells + ahead + i)
+
+    return score
