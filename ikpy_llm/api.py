@@ -88,6 +88,9 @@ class Model:
         n_batch: int = 2048,
         n_ubatch: int = 512,
         swa_full: bool = False,
+        mla: int = 3,
+        amb: int = 256,
+        ser: str = "",
         progress: Progress | None = None,
     ) -> Model:
         """Open a GGUF file (None: the demo model), compile what it needs, weave its weights.
@@ -101,6 +104,8 @@ class Model:
         allows.
         n_ubatch: tokens of a prompt computed at once at most; n_batch (llama.cpp's -b) limits it.
         swa_full: layers with a sliding window keep all positions, so that one can go back to any of them.
+        mla, amb: how DeepSeek models attend (0 to 3), and MiB for it at once.
+        ser: "Kmin,t": after the Kmin best experts of a token only those above t times the best.
         progress(done, total, name): called during slow parts; kernels compiled, then bytes woven (or fetched).
         Raises ModelFileError, one line, for everything wrong with the file; IkpyError for settings out of range, too
         little memory, kernels that cannot be compiled and a demo model that cannot be fetched.
@@ -118,6 +123,9 @@ class Model:
             threads_batch=threads_batch or 0,
             repack=repack,
             swa_full=swa_full,
+            mla=mla,
+            amb=amb,
+            ser=ser,
         )
         file = open_gguf(path)
         session = Session(file, models.builder(file.meta, str(path)), options, progress)

@@ -102,7 +102,7 @@ class NumpyOps:
         k = self.rope(k, **rotation) if rotation else k
         self.cache[layer] = [t.reshape(len(t), n_head_kv, -1).swapaxes(0, 1) for t in (k, v)]
 
-    def attend(self, q, n_head, n_head_kv, scale, window, layer):
+    def attend(self, q, n_head, n_head_kv, scale, window, layer, **_):
         k, v = (np.repeat(t, n_head // n_head_kv, axis=0) for t in self.cache[layer])
         q = q.reshape(len(q), n_head, -1).swapaxes(0, 1)
         visible = np.tri(q.shape[1], dtype=bool)

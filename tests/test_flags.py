@@ -57,7 +57,9 @@ BENCH = """
 SWEEP = """
 -nrep 2 | -wb | --warmup-batch | --sweep-stride 2 | --sweep-memory | --output-format jsonl | -o jsonl | --plot f.png
 """
-DEFAULTS = """-fa|-fa 1|-rtr|-e|--escape|-w 1|--warmup 1""".split("|")  # given, they change nothing and say nothing
+DEFAULTS = """-fa|-fa 1|-mla 3|-rtr|-e|--escape|-w 1|--warmup 1""".split(
+    "|"
+)  # given, they change nothing and say nothing
 
 
 def uses(*lists):
@@ -93,6 +95,6 @@ def test_a_recipe_of_a_model_card():
     found = parse(sweep_bench.Options, words.split(), "ikpy", environ={})
     assert (found.n_ctx, found.repack, found.flash_attn, found.threads) == (32768, True, "on", 16)
     assert found.notices == [
-        "ignored, they change nothing in ikpy: -fmoe, -mla 3, -amb 512, -ngl 99, --parallel 1",
+        "ignored, they change nothing in ikpy: -fmoe, -ngl 99, --parallel 1",
         "ignored, ikpy cannot do that yet: -ctk f16, -ot exps=CPU",
     ]

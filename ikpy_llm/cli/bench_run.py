@@ -26,6 +26,9 @@ class Setup:
     repack: bool | None
     threads_batch: int = 0  # 0: as many as `threads`
     swa_full: bool = False
+    mla: int = 3
+    amb: int = 256
+    ser: str = ""
 
     def open(self, n_ctx: int, progress: Say):
         """A session with that many positions."""
@@ -43,7 +46,8 @@ class Setup:
             file = open_gguf(file)
         sizes = {"n_ctx": n_ctx, "n_ubatch": self.n_ubatch}
         threads = {"threads": self.threads, "threads_batch": self.threads_batch}
-        options = Options(**sizes, **threads, repack=self.repack, swa_full=self.swa_full)
+        moe = {"mla": self.mla, "amb": self.amb, "ser": self.ser}
+        options = Options(**sizes, **threads, **moe, repack=self.repack, swa_full=self.swa_full)
         return Session(file, models.builder(file.meta, str(file.path)), options, progress)
 
 

@@ -24,7 +24,7 @@ GPU = {
 WITHOUT_EFFECT = {
     "-fmoe": "?", "--fused-moe": "?", "-no-fmoe": "?", "-no-fug": "?",
     "-mqkv": "?", "-muge": "?", "-ger": "?",
-    "-gr": "?", "-no-gr": "?", "-sas": "?", "-amb": None, "-mla": None,
+    "-gr": "?", "-no-gr": "?", "-sas": "?",
     "-thp": "?", "--no-warmup": 0, "--warmup": 0, "-mmp": None, "-embd": None, "-rcache": "?", "--list-devices": 0,
     "--no-mmap": 0, "--mmap": 0, "--mlock": 0, "-lm": None, "--load-mode": None, "--numa": None,
     "-dio": "?", "--direct-io": "?", "--defer-experts": "?", "--prefetch-experts": 0,
@@ -47,7 +47,6 @@ NOT_YET = {
     "--yarn-beta-fast": None,
     "--lora": None, "--lora-scaled": 2, "--control-vector": None, "--control-vector-scaled": 2,
     "--control-vector-layer-range": 2,
-    "-ser": None, "--smart-expert-reduction": None,
     "--no-jinja": 0, "--reasoning-format": None,
     "--prompt-cache": None, "--prompt-cache-all": 0, "--prompt-cache-ro": 0,
     "-md": None, "--model-draft": None, "--spec-type": None, "--draft": None, "--draft-max": None,

@@ -137,6 +137,31 @@ class ModelOptions(Common):
     swa_full: bool = flag(
         False, "--swa-full", help="layers with a sliding window keep all positions: more memory, any text is reused"
     )
+    mla: int = flag(
+        3,
+        "-mla",
+        "--mla-use",
+        metavar="N",
+        minimum=0,
+        maximum=3,
+        help="DeepSeek's attention: 0 keeps keys and values of all heads, 1 latents to multiply with, 2 latents to "
+        "expand, 3 prompts as 2 and tokens as 1",
+    )
+    amb: int = flag(
+        256,
+        "-amb",
+        "--attention-max-batch",
+        metavar="MIB",
+        minimum=0,
+        help="memory for expanding latents: heads are then done in groups; 0 = no limit",
+    )
+    ser: str = flag(
+        "",
+        "-ser",
+        "--smart-expert-reduction",
+        metavar="KMIN,T",
+        help="after the KMIN best experts of a token only those above T times the best, such as 6,0.5",
+    )
     cache_list: bool = flag(
         False, "-cl", "--cache-list", env="", help="list the models of the hub that are in the cache, and end"
     )

@@ -12,7 +12,7 @@ from ikpy_llm.cli.model_file import list_cache, model_path
 from ikpy_llm.cli.options import ModelOptions, Pair, flag, flash_attn_flag, repack_flag
 from ikpy_llm.errors import IkpyError
 
-BATCH, UBATCH = 2048, 512
+BATCH, UBATCH, MLA = 2048, 512, 3
 KV_TYPES = ("f16",)  # of the engine's cache
 FORMATS = tuple(bench_report.FORMATS)
 
@@ -24,6 +24,9 @@ class Options(ModelOptions):
     model: list[str] = flag([], "-m", "--model", metavar="FNAME", help="GGUF file(s); default: the demo model")
     hf_repo: list[str] = flag(
         [], "-hf", "-hfr", "--hf-repo", metavar="USER/REPO[:QUANT]", help="models of the Hugging Face hub, fetched once"
+    )
+    mla: list[int] = flag(
+        [], "-mla", "--mla-use", metavar="N", minimum=0, maximum=3, help="as in ikpy-run (default: 3)"
     )
     n_prompt: list[int] = flag(
         [], "-p", "--n-prompt", metavar="N", minimum=0, help="prompt tokens, 0: none (default: 512)"
@@ -216,14 +219,16 @@ def setups_of(options: Options, tests: list[Test]):
     """(Setup, n_batch, n_ubatch, tests) of every combination; 0 threads: the default."""
     threads = [Pair(n, batch) for n in options.threads or [0] for batch in options.threads_batch or [n]]
     threads = [*(threads if options.threads or options.threads_batch else []), *options.threads_pairs]
-    for source, n_ubatch, n_batch, repack, pair in itertools.product(
+    for source, n_ubatch, n_batch, repack, mla, pair in itertools.product(
         sources_of(options),
         options.ubatch or [UBATCH],
         options.batch or [BATCH],
         options.repack or [None],
+        options.mla or [MLA],
         threads or [Pair(0, 0)],
     ):
-        setup = bench_run.Setup(source, pair.first, min(n_ubatch, n_batch), repack, pair.second, options.swa_full)
+        own = options.swa_full, mla, options.amb, options.ser
+        setup = bench_run.Setup(source, pair.first, min(n_ubatch, n_batch), repack, pair.second, *own)
         yield setup, n_batch, n_ubatch, tests
 
 

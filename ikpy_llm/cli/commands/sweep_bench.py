@@ -90,6 +90,9 @@ def run(options: Options) -> tuple[str, list[dict]]:
         options.repack,
         options.threads_batch or 0,
         options.swa_full,
+        options.mla,
+        options.amb,
+        options.ser,
     )
     with console.Progress() as progress:
         session = setup.open(options.n_ctx, progress)
