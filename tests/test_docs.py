@@ -1,10 +1,12 @@
 """The documentation is true: its Python snippets run, and its tables list what the code has, with its defaults."""
 
 import ast
+import importlib
 import inspect
 import logging
 import lzma
 import re
+import shlex
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +18,7 @@ import tiny_llama
 from gguf import GGMLQuantizationType, quantize
 
 import ikpy_llm
+from ikpy_llm.cli.options import parse
 from ikpy_llm.engine.chat_templates import TEMPLATES
 from ikpy_llm.engine.conversation import End
 from ikpy_llm.engine.gguf import open_gguf
@@ -69,6 +72,22 @@ def test_snippets_run(model_file, tmp_path, monkeypatch):
     assert names["logits"].dtype == np.float32 and names["logits"].shape == (len(names["tokens"]), 49152)
     assert names["w"].shape == names["weights"].shape == (96, 64) and names["y"].shape[1] == 96
     assert names.get("choice", "yes") in ("yes", "no")
+
+
+COMMANDS = re.findall(r"(?:^|bin/)(ikpy[- ].*)", "\n".join(re.findall(r"^```sh\n(.*?)^```", README, re.M | re.S)), re.M)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_are_accepted(line):
+    """Every command of the README, up to what it would compute."""
+    program, *words = shlex.split(line, comments=True)
+    name = program.removeprefix("ikpy-") if "-" in program else words.pop(0)
+    command = importlib.import_module(f"ikpy_llm.cli.commands.{name.replace('-', '_')}")
+    options = parse(command.Options, words, "ikpy", environ={})
+    assert options != command.Options() or words == []
+    assert not options.notices
+    if name == "kernels":
+        assert command.kernel_of(options)[0].name == "derive.gemm"
 
 
 def section(title: str) -> str:
