@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import gguf_writer
 import pytest
@@ -212,6 +213,15 @@ class Terminal:
         assert re.search(pattern, self.text[start:]), self.text
         return self.text[start:]
 
+    def interrupt(self):
+        """Ctrl-C at the prompt, once the process waits for keys: Python's input() does not see one just before."""
+        stat, quiet, end = Path(f"/proc/{self.process.pid}/stat"), 0, time.monotonic() + 300
+        while quiet < 10 and time.monotonic() < end:
+            time.sleep(0.02)
+            waits = not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "S"
+            quiet = quiet + 1 if waits else 0
+        self.process.send_signal(signal.SIGINT)
+
     def press(self, keys):
         os.write(self.master, keys.encode())
 
@@ -232,7 +242,7 @@ def test_on_a_terminal(model):
         t.until(r"ABC\r\n(\x1b\[0m)?[^\r\n]{20}")
         t.process.send_signal(signal.SIGINT)
         t.until("> ")
-        t.process.send_signal(signal.SIGINT)
+        t.interrupt()
         t.until("ends(.|\n)*> ")
         t.press("/exit\n")
         t.until("total time")

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -105,6 +107,37 @@ def test_interrupt_leaves_nothing_stuck():
         workers.run(program.ctypes.data, len(program))
         assert x.min() == x.max() >= 2000 * (n + 1)
         assert comes_to_rest()
+
+
+INTERRUPTED = """
+import random, signal, time
+from test_workers import adds
+from ikpy_llm.engine.workers import Workers
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+x, _keep, program = adds(2, 64)
+rng, stopped, end = random.Random(1), 0, time.monotonic() + 2
+with Workers(2) as workers:
+    while stopped < 50 or time.monotonic() < end:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 3e-4))
+            while True:
+                workers.run(program.ctypes.data, len(program))
+        except KeyboardInterrupt:
+            stopped += 1
+        workers.run(program.ctypes.data, len(program))
+        assert x.min() == x.max()
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_interrupts_at_any_moment_leave_nothing_stuck():
+    """In a process of its own, because what is stuck here is machine code."""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", INTERRUPTED], check=True, timeout=300, env=env)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -37,7 +37,10 @@ class _Shared:
         self.caller, self.before = 0, set()  # thread id of the caller while it is bound, and where it may run otherwise
         self.sync = np.zeros(runner.SYNC, np.int64)
         self.seen = np.zeros((n_threads, 16), np.int64)  # generations each thread has done, a cache line pair each
-        self.wake = threading.Condition()
+        # The caller takes the lock itself, not `with wake`: Condition's methods are Python, so Ctrl-C could strike
+        # between taking the lock and being in the block (or leaving it and giving it back), and it would stay taken.
+        self.lock = threading.RLock()
+        self.wake = threading.Condition(self.lock)
         self.requested = 0  # generations asked for; equals sync[GENERATION] except while one is being started
         self.closing = False
 
@@ -76,7 +79,7 @@ class _Shared:
     def close(self) -> None:
         if os.getpid() != self.pid:  # a forked child: the threads are not here, and one of them may have held the lock
             return
-        with self.wake:
+        with self.lock:
             self.closing = True
             self.release_caller()
             self.wake.notify_all()
@@ -124,7 +127,7 @@ class Workers:
             s = self._shared
             try:
                 if self.n_threads > 1:
-                    with s.wake:
+                    with s.lock:
                         s.requested += 1
                         s.bind_caller()
                         s.wake.notify_all()
