@@ -108,6 +108,12 @@ def test_a_full_context(ikpy, model):
     assert done.returncode == 1 and "does not fit" in done.stderr
 
 
+def test_a_missing_package_is_said_before_the_model_is_loaded(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(IkpyError, match="pip install llguidance"):
+        run.main(options("-m", "no-such-file.gguf", "-p", "x", "-j", "{}"))
+
+
 def test_grammar_flags(ikpy, model, tmp_path):
     pytest.importorskip("llguidance")
     rules = tmp_path / "g.gbnf"

@@ -111,6 +111,7 @@ def sampling_of(options) -> dict:
 
 def _rules(options) -> dict:
     from ikpy_llm.cli.text import read_file
+    from ikpy_llm.engine import grammar
 
     found = {
         "--grammar": options.grammar,
@@ -125,4 +126,5 @@ def _rules(options) -> dict:
         return {}
     value = found[names[0]]
     text = read_file(names[0], value) if names[0] in ("--grammar-file", "-jf") else value
+    grammar.library()  # say now that it is missing, not when the model is loaded
     return {"grammar" if "grammar" in names[0] else "json_schema": text}

@@ -12,7 +12,8 @@ from ikpy_llm.errors import IkpyError, shown
 WHITESPACE = r" |\n{1,2}[ \t]{0,20}"  # between the parts of JSON, as llama.cpp has it; with more, weak models never end
 
 
-def _llguidance():
+def library():
+    """The module llguidance; IkpyError says what to install."""
     try:
         import llguidance
     except ImportError:
@@ -29,7 +30,7 @@ class Grammar:
     def __init__(self, vocab, source: str, kind: str, n_vocab: int | None = None):
         """`source`: a grammar (`kind` "gbnf") or a JSON schema ("json"); `n_vocab`: logits of the model."""
         self.n_vocab, self._kind = n_vocab or vocab.n_tokens, kind
-        lib = _llguidance()
+        lib = library()
         try:
             text = _grammar_text(lib, source, kind)
             self._matcher = lib.LLMatcher(_tokenizer(vocab, self.n_vocab), text, log_level=0)
@@ -82,7 +83,7 @@ def _grammar_text(lib, source: str, kind: str) -> str:
 @functools.lru_cache(maxsize=1)
 def _tokenizer(vocab, n_vocab: int):
     """llguidance's view of the vocabulary; half a second for 150,000 tokens, so the last one is kept."""
-    lib = _llguidance()
+    lib = library()
     ends = sorted(vocab.eog)
     if not ends:
         raise IkpyError(
