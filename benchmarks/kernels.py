@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--name", default="kernels", help="results/NAME.json")
     args = parser.parse_args()
-    roofs, rows = [roof.measure(args.threads)], []
+    roofs, rows = [], []
     print(f"{'type':9} {'kernel':6} {'n':>4} {'us':>10} {'GB/s':>7} {'GMAC/s':>8} {'roof':>6}")
     for kernel, name in itertools.product(args.kernels.split(","), args.types.split(",")):
         for n in WIDTHS[kernel]:
@@ -45,8 +45,10 @@ def measure(kernel: str, name: str, n: int, threads: int, roofs: list[dict[str, 
     the ones before and after it.
     """
     rows, k = GEMV_BYTES // layout.panel_bytes(name, K) * layout.width() if kernel == "gemv" else GEMM_ROWS, K
+    codes = roof.code_class(name)
+    roofs.append(roof.measure(threads, 0.2, codes))
     run = bench.run(kernel, name, n, rows, k, threads)
-    roofs.append(roof.measure(threads, seconds=0.2))
+    roofs.append(roof.measure(threads, 0.2, codes))
     top = {key: (roofs[-2][key] + roofs[-1][key]) / 2 for key in roofs[-1]}
     gbps, gmacs = run["bytes"] / run["seconds"] / 1e9, run["macs"] / run["seconds"] / 1e9
     share = max(gbps / top["gbps"], gmacs / top["gmacs"])

@@ -9,10 +9,10 @@ import re
 from pathlib import Path
 
 import numpy as np
+import simd_dots  # noqa: F401  (registers its cases)
 from simd_harness import CASES, ELEMENTS, RNG, SLOT, address_of, case, check, run, values
 
 from ikpy_llm.kernels import simd
-from ikpy_llm.kernels.derive.tileops import dot_panels
 from ikpy_llm.kernels.simd import core, mathfn
 
 LANES = simd.LANES
@@ -270,59 +270,6 @@ def fields():
     return kernel, (x, 2), (x & 15, x >> 4, (x >> 2) & 3, (x >> 2) & 1, x)
 
 
-def dot(x, y, step):
-    return (x.astype("i8") * y).reshape(-1, step).sum(1)
-
-
-def _dots(lanes):
-    u8, s8, acc = core.Vec("u8", lanes), core.Vec("i8", lanes), core.Vec("i32", lanes // 4)
-
-    def kernel(a, x, y, small, out, ith, nth):
-        c, u, s = simd.load(acc, a), simd.load(u8, x), simd.load(s8, y)
-        simd.store(out, simd.dot4(c, u, s))
-        simd.store(out + SLOT, simd.dot4_small(c, simd.load(u8, small), s))
-
-    a, x, y = values(acc) >> 4, values(u8), values(s8)
-    x[:8], y[:8] = 255, [-128, -128, -128, -128, 127, 127, 127, 127]  # 16-bit sums of pairs would saturate
-    small = x & 127
-    y[lanes - 4 :] = -127
-    want, want_small = ((a + dot(v, y, 4)).astype("i4") for v in (x, small))
-    return kernel, (a, x, y, small), (want, want_small)
-
-
-for _lanes in sorted({16, 32, 4 * LANES}):
-    CASES[f"dot4_{_lanes}"] = lambda n=_lanes: _dots(n)
-
-
-def _dot_chain(top, m, n_columns=2):
-    """m products in a row for codes up to top; the first column has only the largest, of one sign in each half."""
-    size, add = 4 * LANES, dot_panels(1, n_columns, m, top)
-
-    def kernel(a, w, x, out, ith, nth):
-        acc = simd.tile_load(I32V, n_columns, a, size)
-        simd.tile_store(out, SLOT, add(acc, w, 0, x))
-
-    a, w = values(I32V, n_columns) >> 8, RNG.integers(0, top, (m, LANES, 4), np.uint8, endpoint=True)
-    x = RNG.integers(-127, 127, (m, n_columns, 4), np.int8, endpoint=True)
-    w[:, ::2], x[: m // 2, 0], x[m // 2 :, 0] = top, -127, 127
-    w[:, 2], x[:, 1] = top, (-127 if m == 8 else 127)
-    want = np.einsum("vrk,vck->cr", w.astype(int), x.astype(int)) + a.reshape(n_columns, LANES)
-    return kernel, (a, w, x), want.astype("i4")
-
-
-for _top, _m in [(1, 8), (15, 8), (15, 4), (18, 8), (31, 8), (63, 8), (86, 4), (127, 8), (128, 8), (255, 8), (255, 4)]:
-    CASES[f"dot_chain_{_top}_{_m}"] = lambda top=_top, m=_m: _dot_chain(top, m)
-
-
-@case
-def dot_of_words():
-    def kernel(a, x, y, out, ith, nth):
-        simd.store(out, simd.dot2(simd.load(I32V, a), simd.load(I16V, x), simd.load(I16V, y)))
-
-    a, x, y = values(I32V) >> 4, values(I16V), values(I16V) >> 3
-    return kernel, (a, x, y), ((a + dot(x, y, 2)).astype("i4"),)
-
-
 # ---------------------------------------------------------------- across lanes
 @case
 def lanes():
@@ -446,7 +393,7 @@ def main():
             results[name] = ""
         except Exception as error:  # reported per case by the parent
             results[name] = f"{type(error).__name__}: {error}"
-    source = Path(__file__).read_text(encoding="utf-8")
+    source = "".join(p.read_text(encoding="utf-8") for p in Path(__file__).parent.glob("simd_*.py"))
     unused = [op for op in core.OPS if not re.search(rf"simd\.{op}\(", source) and op not in ("table", "buffer")]
     print(
         json.dumps({"target": core.TARGET.name, "isa": sorted(core.TARGET.isa), "results": results, "unused": unused})

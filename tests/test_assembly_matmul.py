@@ -98,9 +98,10 @@ def test_neon():
 
 @pytest.mark.slow
 def test_avx2_without_vnni():
-    """8 products of 4-bit codes are added in 16 bits before they are widened; codes above 127 go in two halves."""
+    """8 products of 4-bit codes are added in 16 bits before they are widened; codes above 127 as sizes and signs."""
     text = assembly("avx2", [("derive.gemm", {"type": t}) for t in ("Q4_0", "Q6_K", "Q8_0")], IKPY_TARGET_NO_VNNI="1")
     hot = {name: "\n".join(hot_block(text["derive.gemm", name])) for name in ("Q4_0", "Q6_K", "Q8_0")}
     found = {name: (count(lines, "vpmaddubsw"), count(lines, "vpmaddwd")) for name, lines in hot.items()}
-    assert found == {"Q4_0": (64, 8), "Q6_K": (64, 32), "Q8_0": (128, 16)}
+    assert found == {"Q4_0": (64, 8), "Q6_K": (64, 32), "Q8_0": (64, 64)}
+    assert count(hot["Q8_0"], "vpsignb") == 64
     assert not re.search(r"zmm|vpdpbusd", "".join(text.values()))

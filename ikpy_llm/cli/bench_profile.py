@@ -38,6 +38,7 @@ def of_session(session, n_prompt: int, target: str) -> str:
 
     `target`: a file name, or "-" for the text alone. The sequence is lost.
     """
+    from ikpy_llm.cli import bench_run
     from ikpy_llm.engine import trace
     from ikpy_llm.kernels.derive import roof
 
@@ -45,9 +46,10 @@ def of_session(session, n_prompt: int, target: str) -> str:
     parts = {"prompt": (n_prompt, 0)} if n_prompt > 1 else {}
     parts["generation"] = (1, depth)
     n_threads = max(session.n_threads, session.n_threads_batch)
-    before = roof.measure(n_threads, 0.2)
+    top = bench_run.code_class(session)
+    before = roof.measure(n_threads, 0.2, top)
     found = {name: trace.profile(session, *step) for name, step in parts.items()}
-    after = roof.measure(n_threads, 0.2)
+    after = roof.measure(n_threads, 0.2, top)
     limits = {name: max(before[name], after[name]) for name in after}  # roofs drift; see bench_run.Roofs
     if target != "-":
         write_json(target, {name: p.as_dict(limits) for name, p in found.items()})

@@ -56,22 +56,34 @@ class Roofs:
     what was measured right before and right after it: a share is never flattered."""
 
     def __init__(self):
-        self._last: dict[int, dict[str, float]] = {}
+        self._last: dict[tuple[int, int], dict[str, float]] = {}
 
-    def before(self, threads: int) -> None:
-        if threads not in self._last:
-            self._last[threads] = self._measure(threads)
+    def before(self, threads: int, top: int) -> None:
+        """top: see code_class."""
+        if (threads, top) not in self._last:
+            self._last[threads, top] = self._measure(threads, top)
 
-    def after(self, threads: int) -> dict[str, float]:
+    def after(self, threads: int, top: int) -> dict[str, float]:
         """The roofs for the test that ran since `before` or the last `after`."""
-        before, now = self._last[threads], self._measure(threads)
-        self._last[threads] = now
+        before, now = self._last[threads, top], self._measure(threads, top)
+        self._last[threads, top] = now
         return {name: max(before[name], now[name]) for name in now}
 
-    def _measure(self, threads: int) -> dict[str, float]:
+    def _measure(self, threads: int, top: int) -> dict[str, float]:
         from ikpy_llm.kernels.derive import roof
 
-        return roof.measure(threads, ROOF_SECONDS)
+        return roof.measure(threads, ROOF_SECONDS, top)
+
+
+def code_class(session) -> int:
+    """Which dot roof bounds this model: that of the type with most weights in its matrices."""
+    from ikpy_llm.kernels.derive import roof
+
+    weights: dict[str, int] = {}
+    for t in session.weights.matrices:
+        if t.name.startswith("blk.") or len(session.weights.matrices) == 1:
+            weights[t.type_name] = weights.get(t.type_name, 0) + math.prod(t.shape)
+    return roof.code_class(max(weights, key=weights.get))
 
 
 def describe(session, test: Test, n_batch: int, n_ubatch: int) -> Result:

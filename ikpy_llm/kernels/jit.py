@@ -219,7 +219,7 @@ def compile_missing(specs: list[Kernel], progress=None) -> None:
     def serve():
         nonlocal done
         child = subprocess.Popen(
-            [sys.executable, "-m", "ikpy_llm.kernels.compile"],
+            [sys.executable, "-P", "-m", "ikpy_llm.kernels.compile"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -261,11 +261,12 @@ def measure(session, test: Test, n_batch: int, n_ubatch: int, roofs: bench_run.R
         result.weight_type = session.file.type_name
         result.bits_per_weight = bits_per_weight(result.weight_type, session.file.shape.n_embd)
     with console.Progress(live=False) as progress:
+        top = bench_run.code_class(session) if with_roof else 0
         if with_roof:
-            roofs.before(result.n_threads)
+            roofs.before(result.n_threads, top)
         bench_run.run_test(session, result, options.repetitions, options.warmup, progress)
         if with_roof:
-            result.roof = roofs.after(result.n_threads)
+            result.roof = roofs.after(result.n_threads, top)
         if options.profile:
             from ikpy_llm.cli import bench_profile
 

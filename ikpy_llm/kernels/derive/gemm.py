@@ -15,6 +15,7 @@ import numpy as np
 from ..quants import get
 from ..simd import ops
 from ..simd.core import Vec
+from ..simd.dots import Dots
 from ..simd.ops import (
     F32,
     I32V,
@@ -37,8 +38,8 @@ from .gemv import prefetch_columns, prefetch_lines
 from .layout import MIN_UNIT, SLICE, ActsLayout, PanelLayout, gemm_panels, gemm_tile
 from .output import column_writer
 from .panels import decode_block, min_reader, rows_to_tile, scale_reader
-from .rows import row_functions
-from .tileops import dot2_panels, dot_panels, fma_panels, fma_splat_panels, over_panels, panel_of
+from .rows import row_functions, value_function
+from .tileops import codes_to_store, dot2_panels, dot_panels, fma_panels, fma_splat_panels, over_panels, panel_of
 
 VECTOR = 4 * LANES  # bytes
 NP, T = gemm_panels(), gemm_tile()
@@ -193,7 +194,7 @@ def _decode_panel(q):
     layout = PanelLayout(q, LANES)
     block, (d_of, scale), mins = decode_block(q), scale_reader(q), min_reader(q)
     block_bytes, fixed, subs = layout.block_bytes, layout.fixed_bytes, layout.subs
-    int_mins, float_mins = q.int_mins, q.mins == "f16"
+    int_mins, float_mins, kept = q.int_mins, q.mins == "f16", codes_to_store(q.top)
     pairs, unit = mins if int_mins else (None, None)
 
     @inline
@@ -212,7 +213,7 @@ def _decode_panel(q):
         p = w + panel * (n * block_bytes + (n + 7) // 8 * fixed) + k0 // 32 * block_bytes + k0 // SLICE * fixed
         d = d_of(p, blocks)
         for b in range(blocks):
-            tile_store(dst + b * (8 * VECTOR), VECTOR, block(p, blocks, b))
+            tile_store(dst + b * (8 * VECTOR), VECTOR, kept(block(p, blocks, b)))
             for s in range(subs):
                 store(dst + N_CODES + (b * subs + s) * VECTOR, scale(p, blocks, b * subs + s, d))
         put_mins(p, blocks, dst + N_CODES + N_SCALES)
@@ -225,8 +226,7 @@ def _decode_rows(q):
     rows_of, to_tile = row_functions(q), rows_to_tile(q)
     scale, floor, floor_int, dmin = rows_of.scale, rows_of.floor, rows_of.floor_int, rows_of.dmin
     per_block, block_bytes, subs, lanes = max(q.block // 32, 1), q.n_bytes, 32 // q.sub, LANES
-    lookup_levels = q.levels is not None
-    value = level_vectors(q)
+    value, as_they_are = level_vectors(q), q.levels is None and not Dots(q.top).centred
     put_min = _row_min_store(q, floor, floor_int)
     put_unit = _row_unit_store(dmin, q.unit)
 
@@ -238,7 +238,7 @@ def _decode_rows(q):
             index = k0 // 32 + b
             at, j0 = first + index // per_block * block_bytes, index % per_block * subs
             to_tile(at, row_stride, valid, j0, dst + b * (8 * VECTOR))
-            if lookup_levels:
+            if not as_they_are:
                 value(dst + b * (8 * VECTOR))
             for r in range(valid):
                 for s in range(subs):
@@ -254,22 +254,12 @@ def _decode_rows(q):
 
 
 def level_vectors(q):
-    """Function (tile address): look the 8 code vectors up in the type's table, in place."""
-    from .rows import value_function
-
-    value = value_function(q) if q.levels is not None else None
-    if value is None:
-
-        @inline
-        def nothing(tile):
-            pass
-
-        return nothing
+    """Function (tile address): the 8 raw code vectors there become levels, as dot_panels reads them."""
+    value, kept = value_function(q), codes_to_store(q.top)
 
     @inline
     def look_up(tile):
-        for v in range(8):
-            store(tile + v * VECTOR, value(ops.load(U8, tile + v * VECTOR)))
+        tile_store(tile, VECTOR, kept(value(tile_load(U8, 8, tile, VECTOR))))
 
     return look_up
 

@@ -10,9 +10,10 @@ import numpy as np
 
 from ..quants import get
 from ..simd import ops
-from ..simd.core import Vec
+from ..simd.core import TARGET, Vec
 from ..simd.ops import (
     dot4,
+    dot4_centred,
     dot4_small,
     f32_from_bits,
     fma,
@@ -53,7 +54,7 @@ def _quant_row(q):
     raw, value, scale, floor, floor_int, dmin = fns.raw, fns.value, fns.scale, fns.floor, fns.floor_int, fns.dmin
     subs, sub, block, block_bytes = max(q.block, 32) // q.sub, q.sub, q.block, q.n_bytes
     codes_type, sums_type = Vec("i8", sub), Vec("i32", sub // 4)
-    product = dot4_small if q.top < 128 else dot4
+    product = dot4_small if q.top < 128 else dot4_centred if TARGET.pairs16 else dot4
     o_magic, o_sums, o_d, in_block = acts.magic, acts.sums, acts.d, 32 // sub
     o_pairs = acts.sums32 if in_block == 1 else acts.sums16
     float_mins, int_mins, unit = q.mins == "f16", q.int_mins, np.float32(-q.unit / MIN_UNIT)

@@ -18,7 +18,8 @@ K, tile) holds:
     sums     f32[8][T]         sum of the codes of 32 columns, times 2^-e
     sums32   i16[4][T][2]      the same in units of 1 / MIN_UNIT, rounded, as pairs; sums16 i16[8][T][2]: of 16 columns
     d        f32[T]
-    starts   i32[256/sub][T]   for each flavour (zero, sub): bits of magic - zero * sum of the codes
+    starts   i32[256/sub][T]   for each flavour (zero, sub): bits of magic - zero * sum of the codes; where products are
+                               those of code - 128 (simd/dots.py), zero is 128 less
 Float types read float acts instead: f32[256][T] per record.
 """
 
@@ -118,7 +119,9 @@ Flavour = tuple[int, int]  # (zero, sub) of a weight type: which start values it
 def flavour(type_name: str) -> Flavour | None:
     """The start array a type needs, None for float types. zero = 0 with sub = 32 reads the magic array itself."""
     q = get(type_name)
-    return None if isinstance(q, Plain) else (q.zero, q.sub)
+    if isinstance(q, Plain):
+        return None
+    return q.zero - 128 if target.current().pairs16 and q.top > 127 else q.zero, q.sub
 
 
 @dataclass(frozen=True)

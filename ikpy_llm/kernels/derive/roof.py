@@ -6,8 +6,9 @@ from __future__ import annotations
 import functools
 
 from .. import jit
+from ..quants import get
 
-ROOF_TILE = {"avx512": (2, 12), "avx2": (1, 8), "neon": (2, 8), "generic": (1, 4)}[jit.target.current().name]
+ROOF_TILE = {"avx512": (2, 12), "avx2": (2, 4), "neon": (2, 8), "generic": (1, 4)}[jit.target.current().name]
 
 
 def roof_read():
@@ -32,17 +33,26 @@ def roof_read():
     return roof_read
 
 
-def roof_dot():
-    """words: src (32 KiB that stay in cache), n_dots, sink. A bare matrix product without scales: n_dots dot products
-    a thread, in the tile (panels x columns) that reaches the highest rate; gemm needs half of those registers for
-    scales."""
+def code_class(type_name: str) -> int:
+    """The `top` of roof_dot whose rate bounds products with this weight type: AVX2 without a dot-product instruction
+    is faster with smaller codes (simd/dots.py), other targets do not tell them apart."""
+    q = get(type_name)
+    if not jit.target.current().pairs16 or q.is_float:
+        return 255
+    return next(top for top in (15, 31, 63, 127, 255) if q.top <= top)
+
+
+def roof_dot(top: int):
+    """words: src (32 KiB that stay in cache), n_dots, sink. A bare matrix product without scales of codes up to top:
+    n_dots dot products a thread, in the tile (panels x columns) that reaches the highest rate; gemm needs half of those
+    registers for scales."""
     from ..simd import ops
     from .tileops import dot_panels
 
     n_panels, t = ROOF_TILE
     steps, size, n = 8, 4 * ops.LANES, n_panels * t
     weights = n_panels * steps * size
-    dot = dot_panels(n_panels, t, steps, 15)
+    dot = dot_panels(n_panels, t, steps, top)
 
     def roof_dot(src, n_dots, sink, ith, nth):
         acc = ops.tile_zeros(ops.I32V, n)
@@ -64,9 +74,9 @@ def _source():
     return src
 
 
-def measure(threads: int, seconds: float = 0.4) -> dict[str, float]:
-    """{"gbps": GB/s read from memory, "gmacs": 1e9 u8 x s8 products per second} of `threads` threads; medians of the
-    runs that fit in `seconds` each."""
+def measure(threads: int, seconds: float = 0.4, top: int = 255) -> dict[str, float]:
+    """{"gbps": GB/s read from memory, "gmacs": 1e9 u8 x s8 products per second, of codes up to top (code_class)} of
+    `threads` threads; medians of the runs that fit in `seconds` each."""
     import numpy as np
 
     from .bench import median_time
@@ -76,5 +86,5 @@ def measure(threads: int, seconds: float = 0.4) -> dict[str, float]:
     read = median_time(jit.Kernel("derive.roof.roof_read"), [src, src.size, sink], threads, seconds)
     n = ROOF_TILE[0] * ROOF_TILE[1] * 8
     n_dots = 20_000_000 // n * n
-    dot = median_time(jit.Kernel("derive.roof.roof_dot"), [src, n_dots, sink], threads, seconds)
+    dot = median_time(jit.Kernel("derive.roof.roof_dot", top=top), [src, n_dots, sink], threads, seconds)
     return {"gbps": src.size / read / 1e9, "gmacs": threads * n_dots * 4 * lanes / dot / 1e9}

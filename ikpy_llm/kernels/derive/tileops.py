@@ -41,7 +41,7 @@ def dot_vectors(n: int, m: int, top: int):
             for v0 in range(0, m, dots.length):
                 sums = [dots.open(b, x) for x in out]
                 for v in range(v0, min(v0 + dots.length, m)):
-                    w = dots.weights(b, b.extract_value(weights, first.literal_value + v))
+                    w = dots.weights(b, dots.stored(b, b.extract_value(weights, first.literal_value + v)))
                     for c in range(n):
                         sums[c] = dots.add(b, sums[c], w, _quad(b, _at(b, codes, 4 * (v * n + c))))
                 out = [dots.close(b, x, s) for x, s in zip(out, sums, strict=True)]
@@ -50,6 +50,12 @@ def dot_vectors(n: int, m: int, top: int):
         return tile(tile, U8_TILE8, first, types.int64), codegen
 
     return apply
+
+
+def _renewed(b, address):
+    """The address, which LLVM no longer knows to be the same: what was loaded there is loaded again rather than
+    spilled."""
+    return b.call(ir.InlineAsm(ir.FunctionType(address.type, [address.type]), "", "=r,0"), [address])
 
 
 def _pack(b, tile: Tile, vectors):
@@ -73,11 +79,25 @@ def tile_splat_pair(typingctx, n, addr):
     return tile(n, types.int64), codegen
 
 
+def codes_to_store(top: int):
+    """Function (Tile(U8, 8) of codes up to top) -> the tile as dot_panels reads it."""
+    dots = Dots(top)
+
+    @intrinsic
+    def convert(typingctx, tile):
+        def codegen(ctx, b, sig, values):
+            return _pack(b, U8_TILE8, [dots.stored(b, b.extract_value(values[0], v)) for v in range(8)])
+
+        return U8_TILE8(U8_TILE8), codegen
+
+    return convert
+
+
 def dot_panels(n_panels: int, t: int, m: int, top: int):
     """Function (acc i32 tile [n_panels][t], weights address, panel stride, codes address) -> acc plus m code
-    vectors u8[m][W][4] of each panel times s8[m][t][4]; no weight is above top."""
+    vectors u8[m][W][4] of each panel (as codes_to_store gives them) times s8[m][t][4]; no weight is above top."""
     dots, tile, size = Dots(top), Tile(I32V, n_panels * t), U8.lanes
-    at_once = 1 if dots.parts == 2 else n_panels  # twice the sums: there are registers for one panel
+    at_once = 1 if dots.centred else n_panels  # their weights take twice the registers
 
     def products(b, out, panels, v0, weights, stride, codes):
         """Add vectors v0 .. v0 + length - 1 of `panels` to their accumulators in out."""
@@ -98,6 +118,7 @@ def dot_panels(n_panels: int, t: int, m: int, top: int):
             acc, weights, stride, codes = values
             out = [b.extract_value(acc, i) for i in range(tile.n)]
             for first in range(0, n_panels, at_once):
+                codes = _renewed(b, codes) if first else codes
                 for v0 in range(0, m, dots.length):
                     products(b, out, range(first, first + at_once), v0, weights, stride, codes)
             return _pack(b, tile, out)

@@ -13,7 +13,7 @@ Memory   load(VT, addr) store(addr, v) splat(VT, x) splat_load(VT, addr) splat4(
          store_u8 ... store_f32(addr, x)
 Convert  cast(VT, v) bits(VT, v) f32_bits(x) f32_from_bits(i) f16_from_bits(i) bf16_to_f32(v) bytes16(i, k)
 Math     fma rint floor sqrt absolute minimum maximum select(mask, x, y) field(v, shift, width) exp silu gelu
-         dot4 dot4_small dot2; dots.Dots: sums of many products
+         dot4 dot4_small dot4_centred dot2; dots.Dots: sums of many products
 Lanes    reduce_add reduce_max join low high interleave_low interleave_high lookup(table, index) bits32(mask)
 Threads  atomic_add atomic_swap_if atomic_load atomic_store pause sched_yield clock call_kernel
 Build    stack(bytes) table16(values) byte_table(data): functions without arguments, made while a kernel is built

@@ -184,6 +184,17 @@ def dot4_small(b, sig, acc, u, s):
     return dot4.op.pick(*sig.args)(b, sig, acc, u, s)
 
 
+@op(lambda acc, u, s: acc)
+def dot4_centred(b, sig, acc, u, s):
+    """acc.i32[j] += sum over k < 4 of (u.u8[4j+k] - 128) * s.i8[4j+k]."""
+    n = sig.args[1].lanes
+    w = ir.VectorType(I32, n)
+    p = b.mul(b.sext(b.xor(u, constant(sig.args[1], 128)), w), b.sext(s, w))
+    for k in range(4):
+        acc = b.add(acc, shuffle(b, p, p, range(k, n, 4)))
+    return acc
+
+
 @op(lambda acc, x, y: acc)
 def dot2(b, sig, acc, x, y):
     """acc.i32[j] += x.i16[2j] * y.i16[2j] + x.i16[2j+1] * y.i16[2j+1]."""

@@ -37,6 +37,11 @@ class Target:
     here: bool
 
     @property
+    def pairs16(self) -> bool:
+        """AVX2 without a dot-product instruction: pairs of u8 x s8 are added in 16 bits first."""
+        return "avx2" in self.isa and not {"avxvnni", "avx512vnni"} & self.isa
+
+    @property
     def key(self) -> str:
         """What object code depends on: part of the cache key."""
         return f"{self.name}|{self.triple}|{self.cpu}|{self.features}"

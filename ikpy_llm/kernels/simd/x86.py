@@ -5,7 +5,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from . import ops, threads
-from .core import Vec, call, constant, shuffle
+from .core import I1, Vec, call, constant, shuffle
 
 
 def _lanes(n):
@@ -27,6 +27,17 @@ def _(b, sig, acc, u, s):
     """u <= 127: pairs stay below 2 * 127 * 127 = 32258, vpmaddubsw does not saturate (s is never -128)."""
     w16 = Vec("i16", 16)
     pairs = call(b, "llvm.x86.avx2.pmadd.ub.sw", w16.ir, u, s)
+    return b.add(acc, call(b, "llvm.x86.avx2.pmadd.wd", acc.type, pairs, constant(w16, 1)))
+
+
+@ops.dot4_centred.op.native("avx2", when=_lanes(32))
+def _(b, sig, acc, u, s):
+    """|u - 128| <= 128: pairs stay below 2 * 128 * 127 = 32512 (s is never -128)."""
+    w16, signed = Vec("i16", 16), b.xor(u, constant(sig.args[1], 128))
+    s = call(b, "llvm.x86.avx2.psign.b", u.type, s, signed)
+    pairs = call(
+        b, "llvm.x86.avx2.pmadd.ub.sw", w16.ir, call(b, "llvm.abs.v32i8", u.type, signed, ir.Constant(I1, 0)), s
+    )
     return b.add(acc, call(b, "llvm.x86.avx2.pmadd.wd", acc.type, pairs, constant(w16, 1)))
 
 
