@@ -194,7 +194,7 @@ def _decode_panel(q):
     layout = PanelLayout(q, LANES)
     block, (d_of, scale), mins = decode_block(q), scale_reader(q), min_reader(q)
     block_bytes, fixed, subs = layout.block_bytes, layout.fixed_bytes, layout.subs
-    int_mins, float_mins, kept = q.int_mins, q.mins == "f16", codes_to_store(q.top)
+    int_mins, float_mins = q.int_mins, q.mins == "f16"
     pairs, unit = mins if int_mins else (None, None)
 
     @inline
@@ -213,7 +213,7 @@ def _decode_panel(q):
         p = w + panel * (n * block_bytes + (n + 7) // 8 * fixed) + k0 // 32 * block_bytes + k0 // SLICE * fixed
         d = d_of(p, blocks)
         for b in range(blocks):
-            tile_store(dst + b * (8 * VECTOR), VECTOR, kept(block(p, blocks, b)))
+            tile_store(dst + b * (8 * VECTOR), VECTOR, block(p, blocks, b))
             for s in range(subs):
                 store(dst + N_CODES + (b * subs + s) * VECTOR, scale(p, blocks, b * subs + s, d))
         put_mins(p, blocks, dst + N_CODES + N_SCALES)

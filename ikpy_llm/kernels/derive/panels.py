@@ -6,20 +6,18 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
 from ..quants import Quant
 from ..simd import memory, ops
-from ..simd.core import I32, Tile, Vec, constant
+from ..simd.core import I32, Tile, Vec, constant, held
+from ..simd.dots import Dots
 from ..simd.ops import F16, F32, I8L, I16V, I32V, LANES, U8, U8L, bits, cast, inline, load, splat
 from .layout import MIN_UNIT, PanelLayout
 from .rows import row_functions
 
 WORDS = Vec("u32", LANES)  # a U8 vector seen as 32-bit words, for shifts
-
-
-def _byte_mask(value: int) -> ir.Constant:
-    return constant(U8, value)
 
 
 def _moved(b, v, shift: int, mask: int):
@@ -28,12 +26,12 @@ def _moved(b, v, shift: int, mask: int):
         w = b.bitcast(v, WORDS.ir)
         w = b.lshr(w, constant(WORDS, shift)) if shift > 0 else b.shl(w, constant(WORDS, -shift))
         v = b.bitcast(w, U8.ir)
-    return v if mask == 255 else b.and_(v, _byte_mask(mask))
+    return v if mask == 255 else b.and_(v, held(b, constant(U8, mask)))
 
 
 def decode_block(q: Quant):
     """Function (super-block address, blocks in it, block) -> Tile(U8, 8): vector v = columns 4v..4v+3 of W rows,
-    levels already looked up."""
+    levels already looked up, as products read them (Dots.stored)."""
     layout = PanelLayout(q, LANES)
     tile = Tile(U8, 8)
 
@@ -55,7 +53,7 @@ def decode_block(q: Quant):
                 before, low_bit = before + size, low_bit + width
             out = ir.Constant(tile.ir, ir.Undefined)
             for v in range(8):
-                out = b.insert_value(out, codes[v] if q.levels is None else _looked_up(b, q, codes[v]), v)
+                out = b.insert_value(out, _for_products(b, q, codes[v]), v)
             return out
 
         return tile(types.int64, types.int64, types.int64), codegen
@@ -63,13 +61,13 @@ def decode_block(q: Quant):
     return decode
 
 
-def _looked_up(b, q, codes):
-    table = Vec("u8", 16)
-    sig = types.void  # the lookup bodies only read sig.args
-    from numba.core.typing.templates import signature
-
-    sig = signature(U8, table, U8)
-    return ops.lookup.op.pick(table, U8)(b, sig, constant(table, [*q.levels, *[0] * (16 - len(q.levels))]), codes)
+def _for_products(b, q, codes):
+    """Levels of a vector of codes, as products read them."""
+    dots, table = Dots(q.top), Vec("u8", 16)
+    if q.levels is None:
+        return dots.stored(b, codes)
+    levels = [x ^ 128 if dots.centred else x for x in q.levels] + [0] * (16 - len(q.levels))
+    return ops.lookup.op.pick(table, U8)(b, signature(U8, table, U8), held(b, constant(table, levels)), codes)
 
 
 def scale_reader(q: Quant):

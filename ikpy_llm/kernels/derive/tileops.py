@@ -9,7 +9,7 @@ from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
 from ..simd import memory, ops
-from ..simd.core import I32, Tile, Vec, broadcast
+from ..simd.core import I32, Tile, Vec, assembly, broadcast
 from ..simd.dots import Dots
 from ..simd.ops import F32, I8V, I16V, I32V, LANES, U8
 
@@ -27,7 +27,7 @@ def _at(b, base, offset: int):
 
 def dot_vectors(n: int, m: int, top: int):
     """Function (acc i32 tile of n, Tile(U8, 8), first, codes address) -> acc plus vectors first .. first+m-1
-    times s8[m][n][4]; first is a literal, no weight is above top."""
+    times s8[m][n][4]; first is a literal, no weight is above top; the tile is as codes_to_store gives it."""
     dots, tile = Dots(top), Tile(I32V, n)
 
     @intrinsic(prefer_literal=True)
@@ -41,7 +41,7 @@ def dot_vectors(n: int, m: int, top: int):
             for v0 in range(0, m, dots.length):
                 sums = [dots.open(b, x) for x in out]
                 for v in range(v0, min(v0 + dots.length, m)):
-                    w = dots.weights(b, dots.stored(b, b.extract_value(weights, first.literal_value + v)))
+                    w = dots.weights(b, b.extract_value(weights, first.literal_value + v))
                     for c in range(n):
                         sums[c] = dots.add(b, sums[c], w, _quad(b, _at(b, codes, 4 * (v * n + c))))
                 out = [dots.close(b, x, s) for x, s in zip(out, sums, strict=True)]
@@ -55,7 +55,7 @@ def dot_vectors(n: int, m: int, top: int):
 def _renewed(b, address):
     """The address, which LLVM no longer knows to be the same: what was loaded there is loaded again rather than
     spilled."""
-    return b.call(ir.InlineAsm(ir.FunctionType(address.type, [address.type]), "", "=r,0"), [address])
+    return assembly(b, address.type, "", "=r,0", address)
 
 
 def _pack(b, tile: Tile, vectors):

@@ -234,6 +234,21 @@ def to_lane(b, vt: Vec, value, ty):
     return b.trunc(value, want) if have.width > want.width else b.sext(value, want) if signed else b.zext(value, want)
 
 
+def assembly(b, ret, text: str, constraints: str, *values):
+    """Inline assembly without memory accesses, which LLVM may move and share."""
+    kind = ir.FunctionType(ret, [v.type for v in values])
+    return b.call(ir.InlineAsm(kind, text, constraints), values, attrs=("nounwind", "readnone"))
+
+
+def held(b, value: ir.Constant):
+    """The constant as a value whose bits LLVM does not know. x86 code that is loaded anywhere reaches a constant in
+    two instructions and a register; this one stays in a register, or on the stack where an instruction can name it.
+    """
+    if TARGET.name != "avx2":
+        return value
+    return assembly(b, value.type, "", "=x,0", value)
+
+
 # ---- operators: one row each. name of the integer, unsigned and float instruction
 _BINARY = {
     operator.add: ("add", "add", "fadd"),

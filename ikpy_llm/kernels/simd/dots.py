@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba.core.typing.templates import signature
 
 from . import ops
-from .core import I1, TARGET, Vec, call, constant
+from .core import I1, TARGET, Vec, assembly, call, constant, held
 from .ops import I8V, I32V, U8
 
 _PAIRS = Vec("i16", 2 * I32V.lanes)
@@ -42,7 +42,7 @@ class Dots:
 
     def stored(self, b, codes):
         """A code vector as it is kept for products."""
-        return b.xor(codes, constant(U8, 128)) if self.centred else codes
+        return b.xor(codes, held(b, constant(U8, 128))) if self.centred else codes
 
     def weights(self, b, stored) -> tuple:
         if not self.centred:
@@ -65,7 +65,7 @@ class Dots:
     def close(self, b, acc, partial):
         if not TARGET.pairs16:
             return partial
-        return _product_added(b, "vpmaddwd", "vpaddd", acc, partial, constant(_PAIRS, 1))
+        return _product_added(b, "vpmaddwd", "vpaddd", acc, partial, held(b, constant(_PAIRS, 1)))
 
 
 def _product_added(b, multiply: str, add: str, acc, x, y):
@@ -73,5 +73,4 @@ def _product_added(b, multiply: str, add: str, acc, x, y):
     are."""
     results = ir.LiteralStructType([acc.type, acc.type])
     text = f"{multiply} $2, $3, $1\n\t{add} $1, $0, $0"
-    asm = ir.InlineAsm(ir.FunctionType(results, [y.type, x.type, acc.type]), text, "=x,=&x,x,x,0")
-    return b.extract_value(b.call(asm, [y, x, acc]), 0)
+    return b.extract_value(assembly(b, results, text, "=x,=&x,x,x,0", y, x, acc), 0)
