@@ -1,4 +1,5 @@
-"""README's tables, from the files in results/: prints them, or with --write puts them between README's SPEED marks.
+"""The tables of README and docs/speed.md, from the files in results/: prints them, or with --write puts them between
+the SPEED marks there.
 
 python benchmarks/table.py [--write]
 """
@@ -11,24 +12,31 @@ import re
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parents[1] / "README.md"
+README, SPEED = (Path(__file__).parents[1] / name for name in ("README.md", "docs/speed.md"))
 MARKS = re.compile(r"(?<=<!-- SPEED).*?(?=<!-- /SPEED -->)", re.DOTALL)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--write", action="store_true")
-    parts = [part(load(name)) for name, part in PARTS.items() if (RESULTS / f"{name}.json").exists()]
-    text = "\n\n".join(parts)
-    if parser.parse_args().write:
-        note = " written by benchmarks/table.py from benchmarks/results/: do not edit here -->\n"
-        README.write_text(MARKS.sub(lambda _: note + text + "\n", README.read_text(encoding="utf-8")), encoding="utf-8")
-    else:
-        print(text)
+    write = parser.parse_args().write
+    for file, parts in PAGES.items():
+        found = [part(load(path)) for name, part in parts.items() for path in sorted(RESULTS.glob(f"{name}.json"))]
+        text = "\n\n".join(found)
+        if write:
+            put(file, text)
+        else:
+            print(f"{file.name}\n\n{text}\n")
 
 
-def load(name: str) -> dict:
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+def put(file: Path, text: str) -> None:
+    """Between the marks of a page."""
+    text = f" written by benchmarks/table.py from benchmarks/results/: do not edit here -->\n{text}\n"
+    file.write_text(MARKS.sub(lambda _: text, file.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def load(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def table(head: list[str], rows: list[list]) -> str:
@@ -84,7 +92,37 @@ def startup(found: dict) -> str:
     return f"{origin(found)}\n\n{table([found['model'], ''], rows)}"
 
 
-PARTS = {"peer": peer, "kernels": kernels, "startup": startup}
+def types(records: list[dict]) -> str:
+    """Records of `ikpy-bench --synthetic -o json`: a row per type, fastest generation first."""
+    rows: dict[str, dict] = {}
+    for r in records:
+        rows.setdefault(r["weight_type"], {})["tg" if r["n_gen"] else "pp"] = r
+    cells = []
+    for name, row in sorted(rows.items(), key=lambda item: -item[1]["tg"]["avg_ts"]):
+        pp, tg = row["pp"], row["tg"]
+        shares = [f"{r['avg_ts']:.0f} ({r['model_share']:.0%})" for r in (pp, tg)]
+        cells.append(
+            [name, f"{pp['bits_per_weight']:.2f}", f"{pp['model_size'] / 1e6:.0f}", *shares, f"{tg['gbps']:.0f}"]
+        )
+    first, pp = records[0], next(iter(rows.values()))["pp"]
+    gbps, gmacs = ([r[key] for r in records] for key in ("roof_gbps", "roof_gmacs"))
+    text = (
+        f"{first['model_type'].rpartition(' ')[0]}, {first['cpu_info']} ({first['target']}), {first['n_threads']} "
+        f"threads, {first['test_time'][:10]}; roofs {min(gbps):.0f} to {max(gbps):.0f} GB/s, {min(gmacs):.0f} to "
+        f"{max(gmacs):.0f} GMAC/s. In brackets the share of the roof: multiply-adds of the layers, bytes of the file."
+    )
+    head = [
+        "type",
+        "bits per weight",
+        "MB",
+        f"{pp['test']} t/s",
+        f"{next(iter(rows.values()))['tg']['test']} t/s",
+        "GB/s",
+    ]
+    return f"{text}\n\n{table(head, cells)}"
+
+
+PAGES = {README: {"peer": peer, "kernels": kernels, "startup": startup}, SPEED: {"peer_*": peer, "synthetic_*": types}}
 
 if __name__ == "__main__":
     main()
