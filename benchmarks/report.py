@@ -50,6 +50,7 @@ def versions() -> dict[str, str]:
 def write(name: str, figures: dict, command: list[str] | None = None) -> Path:
     """Write results/NAME.json; `command` is what to type to get the figures again. Returns the path."""
     script, *words = sys.argv
+    words = [Path(word).name if Path(word).is_absolute() else word for word in words]  # no folder of one machine
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     head = {
