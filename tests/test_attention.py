@@ -46,7 +46,7 @@ class Heads:
         for c in self.caches:
             assert (c[:MARGIN] == 77).all() and (c[-MARGIN:] == 77).all(), "written outside the cache"
 
-    def attend(self, pos0, n, window=0, nth=1, scale=None):
+    def attend(self, pos0, n, window=0, nth=1, scale=None, cap=0.0):
         state = np.array([n, pos0, n, 0], np.int64)
         whole = np.full(n * self.n_head * self.v_dim + 2 * MARGIN, -5.5, np.float32)
         scratch = np.full(scratch_bytes(n, self.n_head, self.n_cells, self.v_dim) // 4 + 2 * MARGIN, np.nan, np.float32)
@@ -55,20 +55,22 @@ class Heads:
         scale = float(self.k_dim**-0.5 if scale is None else scale)
         q = self.q[pos0 : pos0 + n].copy()
         heads = self.n_head, self.n_head_kv, 0, self.n_head
-        words = q, *self.kv(), y, *heads, self.n_cells, window, scale, inner, self.counters, state
-        call(Kernel("attention.attend", k_dim=self.k_dim, v_dim=self.v_dim), *words, nth=nth)
+        words = q, *self.kv(), y, *heads, self.n_cells, window, scale, float(cap), inner, self.counters, state
+        how = {"softcap": True} if cap else {}
+        call(Kernel("attention.attend", k_dim=self.k_dim, v_dim=self.v_dim, **how), *words, nth=nth)
         assert not self.counters.any()
         for a, pattern in (whole, -5.5), (scratch, 88):
             assert (a[:MARGIN] == pattern).all() and (a[-MARGIN:] == pattern).all(), "written outside"
         return y.reshape(n, self.n_head, self.v_dim)
 
-    def reference(self, pos0, n, window=0, scale=None):
+    def reference(self, pos0, n, window=0, scale=None, cap=0.0):
         """float64, with k and v rounded to f16 as the cache does."""
         group, seen = self.n_head // self.n_head_kv, pos0 + n
         k, v = (np.repeat(a[:seen].astype(np.float16).astype(np.float64), group, axis=1) for a in (self.k, self.v))
         s = np.einsum("thd,phd->htp", self.q[pos0:seen].astype(np.float64), k) * (
             self.k_dim**-0.5 if scale is None else scale
         )
+        s = cap * np.tanh(s / cap) if cap else s
         t, p = np.arange(pos0, seen)[:, None], np.arange(seen)[None]
         s = np.where((p <= t) & ((t - p < window) | (window == 0)), s, -np.inf)
         w = np.exp(s - s.max(-1, keepdims=True))
@@ -182,6 +184,16 @@ def test_nan_input_does_not_spread():
     same[7, 2] = False
     assert (z[same] == y[same]).all()
     assert (z[7, 2] == 0).all()
+
+
+@pytest.mark.parametrize("cap", [0.5, 5.0, 50.0])
+def test_soft_limit_of_scores(cap):
+    h = Heads(4, 2, 64, 64, 512, scale=4)
+    h.store(0, 300)
+    y = h.attend(0, 300, nth=2, cap=cap)
+    np.testing.assert_allclose(y, h.reference(0, 300, cap=cap), atol=2e-5)
+    for pos in (0, 63, 299):
+        assert (h.attend(pos, 1, nth=2, cap=cap) == y[pos]).all()
 
 
 def test_unusual_head_size_is_refused():

@@ -75,11 +75,15 @@ def silu(x):
     return x / (1 + np.exp(-x))
 
 
+def relu2(x):
+    return np.maximum(x, 0) ** 2
+
+
 def gelu(x):
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
-@pytest.mark.parametrize(("act", "reference"), [("silu", silu), ("gelu", gelu)])
+@pytest.mark.parametrize(("act", "reference"), [("silu", silu), ("gelu", gelu), ("relu2", relu2)])
 @pytest.mark.parametrize(("n", "width"), SHAPES)
 def test_gated(n, width, act, reference):
     rng = np.random.default_rng(n * width)
@@ -100,6 +104,16 @@ def test_weighted(n, width):
     wanted = x / (1 + np.exp(-gate.astype(np.float64)))
     y = run(Kernel("rowwise.weighted"), x.shape, (x, gate, ..., width, state(n)))
     np.testing.assert_allclose(y, wanted, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("n", "width"), SHAPES)
+def test_softcap(n, width):
+    x = random(np.random.default_rng(n * width), n, width) * 100
+    for cap in (0.5, 30.0):
+        y = run(Kernel("rowwise.softcap"), x.shape, (x, ..., width, cap, state(n)))
+        np.testing.assert_allclose(y, cap * np.tanh(x.astype(np.float64) / cap), atol=3e-7 * cap)
+        in_place = run(Kernel("rowwise.softcap"), x.shape, (..., ..., width, cap, state(n)), init=x)
+        assert (in_place == y).all()
 
 
 def test_gated_extremes_stay_finite():

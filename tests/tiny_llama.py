@@ -60,7 +60,9 @@ def random(shapes: dict, types, seed) -> dict:
     rng, out, n_matrices = np.random.default_rng(seed), {}, 0
     for name, shape in shapes.items():
         if len(shape) == 1 and "gate_inp" not in name:
-            low, high = (1.0, 4.0) if "freqs" in name else (0.5, 1.5) if "norm" in name else (-0.3, 0.3)
+            low, high = (
+                (1.0, 4.0) if "freqs" in name or "factors" in name else (0.5, 1.5) if "norm" in name else (-0.3, 0.3)
+            )
             out[name] = ("F32", shape, rng.uniform(low, high, shape).astype(np.float32).tobytes())
             continue
         kind = types[n_matrices % len(types)]

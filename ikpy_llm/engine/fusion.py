@@ -117,7 +117,8 @@ def _into_quantize(ops: list[Op], name: str) -> list[Op]:
     """quantize(f(...)) -> one op, where nobody else reads f's result."""
     uses, producer, changed = _uses(ops), _producer(ops), {}
     for op in ops:
-        source = producer.get(op.inputs[0]) if op.name in ("quantize", "quantize_slots") else None
+        plain = op.name in ("quantize", "quantize_slots") and op.attrs["source"] == "plain"
+        source = producer.get(op.inputs[0]) if plain else None
         if source is not None and source.name == name and uses[source.output] == 1:
             attrs, inputs = {"source": name, **source.attrs}, (*source.inputs, *op.inputs[1:])
             changed[id(source)] = None

@@ -90,6 +90,10 @@ class Graph:
     def has(self, name: str) -> bool:
         return self.full(name) in self.tensors
 
+    def rows(self, name: str) -> int:
+        """Rows of a tensor, 0 without it."""
+        return self.tensors[self.full(name)].shape[-2] if self.has(name) else 0
+
     def claim(self, name: str, shape: tuple[int, ...], use: str) -> str:
         """The full name of a tensor, which must exist with exactly `shape` (rows, columns)."""
         full = self.full(name)
@@ -126,9 +130,8 @@ class Graph:
             names = ", ".join(shown(n) for n in left[:4])
             raise ModelFileError(f"{self.file}: {len(left)} tensors are not part of the model's definition: {names}")
 
-    def freqs(self, n_rot: int) -> str:
+    def freqs(self, n_rot: int, name: str = "rope_freqs.weight") -> str:
         """Name of the tensor by which the file divides each frequency of q's and k's rotation, "" without one."""
-        name = "rope_freqs.weight"
         if name not in self.tensors or not n_rot:
             return ""
         prefix, self._prefix = self._prefix, ""  # one tensor for all layers
@@ -210,6 +213,10 @@ class Graph:
         """act(gate) * up"""
         return self.emit("gated", gate, up, width=gate.width, act=act)
 
+    def softcap(self, x: Value, cap: float) -> Value:
+        """cap * tanh(x / cap)"""
+        return self.emit("softcap", x, width=x.width, rows=x.rows, cap=cap)
+
     def weighted(self, x: Value, gate: Value) -> Value:
         """sigmoid(gate) * x, with one number for each row."""
         return self.emit("weighted", x, gate, width=x.width)
@@ -264,7 +271,7 @@ class Graph:
         """
         first, n_head, n_all = heads
         attrs = {"n_head": n_head, "n_head_kv": n_head, "scale": scale, "window": 0, "layer": self.layer}
-        attrs |= {"latent": False, "first_head": first, "n_head_all": n_all, "v_dim": v_dim}
+        attrs |= {"latent": False, "cap": 0.0, "first_head": first, "n_head_all": n_all, "v_dim": v_dim}
         y = y or self.value(n_all * v_dim, q.rows)
         self.ops.append(Op("attend", (q, k, v), y, {}, attrs, self.full("attend")))
         return y
@@ -273,13 +280,22 @@ class Graph:
         self.emit("kv_store", k, v, n_head_kv=n_head_kv, window=window, layer=self.layer)
 
     def attend(
-        self, q: Value, n_head: int, n_head_kv: int, v_dim: int, scale: float, window: int = 0, latent: bool = False
+        self,
+        q: Value,
+        n_head: int,
+        n_head_kv: int,
+        v_dim: int,
+        scale: float,
+        window: int = 0,
+        latent: bool = False,
+        cap: float = 0.0,
     ) -> Value:
         """softmax(q k^T * scale) v over the cache of this layer, causal; window 0 = over all positions, else the last
-        `window` up to the row's own. latent: the cache is that of `latent_store`.
+        `window` up to the row's own. latent: the cache is that of `latent_store`. With a cap,
+        scores s become cap * tanh(s / cap).
         """
         attrs = {"n_head": n_head, "n_head_kv": n_head_kv, "scale": scale, "window": window, "layer": self.layer}
-        attrs |= {"latent": latent, "first_head": 0, "n_head_all": n_head, "v_dim": v_dim}
+        attrs |= {"latent": latent, "cap": cap, "first_head": 0, "n_head_all": n_head, "v_dim": v_dim}
         return self.emit("attend", q, width=n_head * v_dim, **attrs)
 
     def outputs(self, x: Value) -> Value:

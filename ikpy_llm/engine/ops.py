@@ -212,6 +212,14 @@ def gated(o: Op, low: Lowering) -> Record:
 
 
 @op
+def softcap(o: Op, low: Lowering) -> Record:
+    """y = cap * tanh(x / cap)"""
+    (x,) = o.inputs
+    words = x, o.output, x.width, float(o.attrs["cap"]), _state(x)
+    return _record(o, kernel_named("rowwise.softcap"), words, cost=_elementwise(o, 8))
+
+
+@op
 def weighted(o: Op, low: Lowering) -> Record:
     """y = sigmoid(gate) * x, one number for each row"""
     x, gate = o.inputs
@@ -268,14 +276,15 @@ def attend(o: Op, low: Lowering) -> Record:
     caches, counters = own or (At("k", layer), At("k" if latent else "v", layer)), At("counters")
     scratch = Scratch(attention_layout.scratch_bytes(low.n_rows, n_head, n_cells, v_dim))
     heads = n_head, n_head_kv, a["first_head"], a["n_head_all"]
-    words = q, *caches, y, *heads, n_cells, window, float(a["scale"]), scratch, counters, _state(q)
+    words = q, *caches, y, *heads, n_cells, window, float(a["scale"]), float(a["cap"]), scratch, counters, _state(q)
+    how = {name: True for name, on in (("latent", latent), ("softcap", a["cap"])) if on}
     cost = Cost(
         bytes_row=F32 * (q.width + y.width),
         flops_position=2 * n_head * (k_dim + v_dim),
         bytes_position=F16 * n_head_kv * (k_dim + v_dim * (not latent)),
         window=window,
     )
-    kernel = kernel_named("attention.attend", k_dim=k_dim, v_dim=v_dim, **{"latent": True} if latent else {})
+    kernel = kernel_named("attention.attend", k_dim=k_dim, v_dim=v_dim, **how)
     return _record(o, kernel, words, reads=(q, *caches), writes=(y, scratch, counters), cost=cost)
 
 

@@ -68,6 +68,8 @@ KEYS = {
     "k_dim_mla": Key("attention.key_length_mla", int, 1, 65536, lambda p: p.head_dim),
     "v_dim_mla": Key("attention.value_length_mla", int, 1, 65536, lambda p: p.v_dim),
     "yarn_log_mul": Key("rope.scaling.yarn_log_multiplier", float, 0, 10, 0.0),
+    "attention_cap": Key("attn_logit_softcapping", float, 0, 1e6, 0.0),  # 0 = none
+    "logit_cap": Key("final_logit_softcapping", float, 0, 1e6, 0.0),
     "attention_scale": Key("attention.scale", float, 0, 1e3, 0.0),  # 0 = what is usual for the architecture
 }
 

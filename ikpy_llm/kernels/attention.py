@@ -48,6 +48,7 @@ from .simd import (
     tile_store,
     tile_zeros,
 )
+from .simd.mathfn import tanh
 
 ROWS = 6  # rows of a full tile; ROWS * WIDE sums, WIDE loads and a broadcast fit the registers
 FEW = 3  # rows of the narrow tile for what is left over: generation with few heads per KV head
@@ -178,7 +179,7 @@ def _weigh(n_rows, wide):
     return weigh
 
 
-def _chunk_of(n_rows, k_dim, v_dim, latent=False):
+def _chunk_of(n_rows, k_dim, v_dim, latent=False, softcap=False):
     """The inner loops for a tile of n_rows rows: `run` leaves m, l and sums of the tile in its work area, `take` copies
     a row's out as a partial.
 
@@ -206,6 +207,15 @@ def _chunk_of(n_rows, k_dim, v_dim, latent=False):
         tile_store(scores, VECTOR, acc)
 
     score = attention_latent.score(n_rows, k_dim, PANEL) if latent else score_panels
+
+    @inline
+    def limit(scores, cap):
+        """scores = cap * tanh(scores / cap), of one panel of positions."""
+        if softcap:
+            share = np.float32(1) / cap
+            for i in range(n_scores):
+                at = scores + i * VECTOR
+                store(at, tanh(load(F32, at) * share) * cap)
 
     @inline
     def mask(scores, begin, first, last):
@@ -245,7 +255,7 @@ def _chunk_of(n_rows, k_dim, v_dim, latent=False):
             l = l + _fold_add(weights)
         store(work + at_l + row * VECTOR, l)
 
-    def run(queries, n_used, work, kpanels, values, begin, end, row0, group, pos0, window):
+    def run(queries, n_used, work, kpanels, values, begin, end, row0, group, pos0, window, cap):
         """Rows row0 .. row0 + n_used of a KV head (row = token * group + head) over positions begin .. end,
         which lie in one chunk.
         """
@@ -263,6 +273,7 @@ def _chunk_of(n_rows, k_dim, v_dim, latent=False):
             for g in range(BLOCK // PANEL):
                 at_k = kpanels + (block + g * PANEL) * k_dim * 2
                 score(queries, at_k, work + g * n_rows * PANEL * 4, ahead * k_dim * 2)
+                limit(work + g * n_rows * PANEL * 4, cap)
             if block + BLOCK - 1 > pos_low or block < _first_visible(pos_high, window):
                 for row in range(n_used):
                     pos = pos0 + (row0 + row) // group
@@ -292,14 +303,15 @@ def _chunk_of(n_rows, k_dim, v_dim, latent=False):
     return inline(run), take
 
 
-def attend(k_dim: int, v_dim: int, latent: bool = False):
+def attend(k_dim: int, v_dim: int, latent: bool = False, softcap: bool = False):
     """y = softmax(q k^T * scale) v over the cache, causal, grouped heads.
 
-    Words: q, kcache, vcache, y, n_head, n_head_kv, first_head, n_head_all, n_cells, window, scale (f32), scratch,
-    counters, state.
+    Words: q, kcache, vcache, y, n_head, n_head_kv, first_head, n_head_all, n_cells, window, scale (f32), cap (f32),
+    scratch, counters, state.
     q f32 [n][n_head_all * k_dim], y f32 [n][n_head_all * v_dim], of which n_head heads from first_head; window 0 sees
     all positions up to its own, else the last `window` of them; position p lies in cell p % n_cells. scratch:
     attention_layout.scratch_bytes. counters: n_counters int64, 0 before and after. Head sizes are multiples of 16.
+    softcap: scores s become cap * tanh(s / cap).
     latent: the cache is rows of k_dim for each KV head, whose first v_dim columns are the values; vcache is kcache.
 
     In steps of at most SPLIT_TOKENS tokens threads get chunks of the sequence; who finishes the last chunk of some rows
@@ -308,8 +320,8 @@ def attend(k_dim: int, v_dim: int, latent: bool = False):
     if k_dim % 16 or v_dim % 16:
         raise ValueError(f"attention with heads of {k_dim} and {v_dim}: accepted are multiples of 16")
     clear, join, finish = _join(v_dim)
-    run, take = _chunk_of(ROWS, k_dim, v_dim, latent)
-    run_few, take_few = _chunk_of(FEW, k_dim, v_dim, latent)
+    run, take = _chunk_of(ROWS, k_dim, v_dim, latent, softcap)
+    run_few, take_few = _chunk_of(FEW, k_dim, v_dim, latent, softcap)
     v_row = (k_dim if latent else v_dim) * 2
     part_step, k_row = partial_bytes(v_dim), k_dim * 4
     queries_of = stack(TILES * ROWS * k_row)
@@ -349,6 +361,7 @@ def attend(k_dim: int, v_dim: int, latent: bool = False):
         n_cells,
         window,
         scale: f32,
+        cap: f32,
         scratch,
         counters,
         state,
@@ -398,9 +411,9 @@ def attend(k_dim: int, v_dim: int, latent: bool = False):
                     left = min(ROWS, used - tile)
                     at_q, r = queries + tile * k_row, row0 + tile
                     if left > FEW:
-                        run(at_q, left, work, at_k, at_v, begin, end, r, group, pos0, window)
+                        run(at_q, left, work, at_k, at_v, begin, end, r, group, pos0, window, cap * LOG2E)
                     else:
-                        run_few(at_q, left, work, at_k, at_v, begin, end, r, group, pos0, window)
+                        run_few(at_q, left, work, at_k, at_v, begin, end, r, group, pos0, window, cap * LOG2E)
                     for row in range(left):
                         if left > FEW:
                             take(work, row, part)

@@ -15,7 +15,6 @@ from .simd import (
     exp,
     f32,
     fma,
-    gelu,
     get,
     inline,
     load,
@@ -23,7 +22,6 @@ from .simd import (
     load_i64,
     reduce_add,
     reduce_max,
-    silu,
     splat,
     splat_load,
     store,
@@ -31,6 +29,7 @@ from .simd import (
     tile_load,
     tile_zeros,
 )
+from .simd.mathfn import ACTS, tanh
 
 ELEMENT = 4  # bytes
 RUN = 64  # elements: threads get whole runs, one cache-line pair or more each
@@ -106,8 +105,8 @@ def add():
 
 
 def gated(act: str):
-    """y = act(gate) * up. Words: gate, up, y, width, state. act is "silu" or "gelu"; y may be gate or up."""
-    activation = {"silu": silu, "gelu": gelu}[act]
+    """y = act(gate) * up. Words: gate, up, y, width, state. act is one of mathfn.ACTS; y may be gate or up."""
+    activation = ACTS[act]
 
     @inline
     def gate(a, b):
@@ -133,6 +132,20 @@ def add_bias():
                 store_f32(target + i * ELEMENT, load_f32(source + i * ELEMENT) + load_f32(b + i * ELEMENT))
 
     return add_bias
+
+
+def softcap():
+    """y = cap * tanh(x / cap). Words: x, y, width, cap (f32), state. y may be x."""
+
+    def softcap(x, y, width, cap: f32, state, ith, nth):
+        first, end = _run(load_i64(state) * width, ith, nth)
+        whole, share = first + (end - first) // LANES * LANES, np.float32(1) / cap
+        for i in range(first, whole, LANES):
+            store(y + i * ELEMENT, tanh(load(F32, x + i * ELEMENT) * share) * cap)
+        for i in range(whole, end):
+            store_f32(y + i * ELEMENT, reduce_max(tanh(splat_load(F32, x + i * ELEMENT) * share) * cap))
+
+    return softcap
 
 
 def weighted():

@@ -1,8 +1,8 @@
 """Activations for the matrix kernels: f32 rows to s8 codes with start values and sums (layout.ActsLayout), or to f32
 tiles for float types.
 
-The source can be computed on the way: "norm" = x * rsqrt(mean(x^2) + eps) * w, "silu" and "gelu" = act(x) * w with w
-another matrix of rows.
+The source can be computed on the way: "norm" = x * rsqrt(mean(x^2) + eps) * w, or an activation of mathfn.ACTS: act(x) *
+w with w another matrix of rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numba import types
 from ..rowwise import sum_squares
 from ..simd import memory, ops
 from ..simd.core import Vec
-from ..simd.mathfn import gelu, silu
+from ..simd.mathfn import ACTS
 from ..simd.ops import (
     F32,
     I32V,
@@ -50,14 +50,14 @@ def value_reader(source: str):
         @inline
         def read(x, w, factor):
             return load(F32, x) * factor * load(F32, w)
-    elif source in ("silu", "gelu"):
-        act = {"silu": silu, "gelu": gelu}[source]
+    elif source in ACTS:
+        act = ACTS[source]
 
         @inline
         def read(x, w, factor):
             return act(load(F32, x)) * load(F32, w)
     else:
-        raise ValueError(f"quantize: source {source!r}: accepted are plain, norm, silu, gelu")
+        raise ValueError(f"quantize: source {source!r}: accepted are plain, norm, {', '.join(ACTS)}")
     return read
 
 
@@ -85,7 +85,7 @@ def quantize(source: str, t: int, is_float: bool = False):
     non-finite value sets state word 3.
     """
     layout, read, scatter = ActsLayout(t), value_reader(source), _scatter(t)
-    lanes, per_block, is_norm, row_weights = LANES, 32 // LANES, source == "norm", source in ("silu", "gelu")
+    lanes, per_block, is_norm, row_weights = LANES, 32 // LANES, source == "norm", source in ACTS
     per_half = max(16 // LANES, 1)
     o_magic, o_sums, o_sums32, o_sums16, o_d, o_starts = (
         layout.magic,

@@ -37,3 +37,19 @@ def gelu(x):
     """0.5 x (1 + tanh(u)) with u = sqrt(2/pi) (x + 0.044715 x^3), the form ggml uses, computed as x / (1 + e^-2u)."""
     slope, cubic = np.float32(-2 * 0.7978845608028654), np.float32(-2 * 0.7978845608028654 * 0.044715)
     return x / (exp(x * fma(x * x, splat(F32, cubic), splat(F32, slope))) + np.float32(1.0))
+
+
+@inline
+def relu2(x):
+    """max(x, 0)^2."""
+    x = maximum(x, splat(F32, np.float32(0)))
+    return x * x
+
+
+@inline
+def tanh(x):
+    """tanh(x) as 1 - 2 / (1 + e^2x); absolute error below 2e-7."""
+    return np.float32(1) - splat(F32, np.float32(2)) / (exp(np.float32(2) * x) + np.float32(1))
+
+
+ACTS = {"silu": silu, "gelu": gelu, "relu2": relu2}
