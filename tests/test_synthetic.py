@@ -1,8 +1,12 @@
 """Synthetic models: the size of the reference, sane weights of every declared type, and the engine runs them."""
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from ikpy_llm import models
 from ikpy_llm.engine import synthetic
 from ikpy_llm.engine.options import Options
 from ikpy_llm.engine.session import Session
@@ -26,10 +30,27 @@ def test_sizes(size, n_layer):
     assert synthetic.shape_of(size).n_layer == n_layer
 
 
-@pytest.mark.parametrize("size", ["moe", "mla", "big", "0", "-1B", "1e9B", ""])
+@pytest.mark.parametrize("size", ["big", "0", "-1B", "1e9B", ""])
 def test_sizes_that_are_refused(size):
     with pytest.raises(IkpyError, match="--synthetic"):
         synthetic.shape_of(size)
+
+
+@pytest.mark.parametrize("name", ["moe", "mla"])
+def test_experts_and_latents(name):
+    """About half a billion weights; the engine runs a small one of the kind, and knows what a token touches."""
+    shape = synthetic.shape_of(name)
+    file = synthetic.SyntheticFile("Q4_0", shape)
+    assert 0.45e9 < sum(math.prod(t.shape) for t in file.tensors.values()) < 0.6e9
+    small = replace(shape, n_layer=2, n_embd=256, n_ff=256, n_vocab=512)
+    file = synthetic.SyntheticFile("Q4_0", small)
+    with Session(file, models.builder(file.meta, ""), Options(n_ctx=256, threads=2)) as session:
+        logits = session.eval([1, 2, 3])
+        assert logits.shape == (1, 512) and np.isfinite(logits).all() and logits.std() > 0
+        experts = 2 * 3 * 32 * 256 * 256 * 4.5 / 8
+        n_bytes, macs = session.touched()
+        assert n_bytes < session.weights.n_bytes - 0.99 * experts * 28 / 32
+        assert macs > 2 * 3 * 4 * 256 * 256 + 512 * 256
 
 
 def test_types():

@@ -112,11 +112,15 @@ def describe(session, test: Test, n_batch: int, n_ubatch: int) -> Result:
 def work(session, test: Test, step: int) -> dict[str, int]:
     """Bytes of weights and KV cache that the timed tokens must read, and multiply-adds of their matrices.
 
-    The roofs are of these two: other traffic and arithmetic (activations, attention, norms) count as loss.
+    The roofs are of these two: other traffic and arithmetic (activations, attention, norms) count as loss. Of experts,
+    those that are used: by a token the exact number, by longer steps all.
     """
-    matrices = session.weights.matrices
+    matrices, one = session.weights.matrices, session.weights.n_bytes
     layers = sum(math.prod(t.shape) for t in matrices if t.name.startswith("blk."))
     head = sum(math.prod(t.shape) for t in matrices) - layers
+    if session.params.n_expert:
+        one, macs = session.touched()
+        layers = macs - head
     steps, position = [], test.n_depth  # (tokens, positions seen) of each timed step
     for i in range(0, test.n_prompt, step):
         n = min(step, test.n_prompt - i)
@@ -124,7 +128,8 @@ def work(session, test: Test, step: int) -> dict[str, int]:
         steps += [] if test.gen_only else [(n, position)]
     steps += [(1, position + 1 + i) for i in range(test.n_gen)]
     n_heads = test.n_gen + (test.n_prompt > 0 and not test.gen_only)  # rows of logits: of a prompt only the last
-    n_bytes = sum(session.weights.n_bytes + session.kv.seen_bytes(seen) for _, seen in steps)
+    weights = (one if n == 1 else session.weights.n_bytes for n, _ in steps)
+    n_bytes = sum(weights) + sum(session.kv.seen_bytes(seen) for _, seen in steps)
     return {"bytes": n_bytes, "macs": sum(n for n, _ in steps) * layers + n_heads * head}
 
 

@@ -321,6 +321,11 @@ class Session:
         if not position:
             self._written = 0
 
+    def touched(self) -> tuple[int, int]:
+        """(bytes of weights that one token reads, multiply-adds of its matrices): of the experts those it uses."""
+        records = [r for r in self._program("gen")[0].records if r.op.startswith("matmul")]
+        return sum(r.cost.bytes_once for r in records), sum(r.cost.flops_row for r in records) // 2
+
     def close(self) -> None:
         """End the worker threads; computing is an IkpyError afterwards. A second call does nothing."""
         for pool in self._pools.values():

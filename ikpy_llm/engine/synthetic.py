@@ -1,4 +1,5 @@
-"""Models without a file: generated weights of any type in the shape of a LLaMA, for measuring. Their text is noise.
+"""Models without a file: generated weights of any type in the shape of a LLaMA, a mixture of experts (qwen3moe) or one
+with latent attention (deepseek2), for measuring. Their text is noise.
 
 `SyntheticFile` is what the engine reads instead of a GGUFFile. A tensor's bytes come into being when they are asked for
 and go when they are released, so a model that is woven into panels is never in memory twice.
@@ -7,6 +8,7 @@ and go when they are released, so a model that is woven into panels is never in 
 from __future__ import annotations
 
 import functools
+import math
 import re
 from dataclasses import dataclass, replace
 
@@ -24,7 +26,9 @@ PATTERN_ROWS = 67  # rows generated and then repeated; an odd number, so that no
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a LLaMA; the defaults are the model of 0.4 B weights whose speeds users compare."""
+    """Sizes of a model; the defaults are the LLaMA of 0.4 B weights whose speeds users compare. With experts n_ff is
+    the width of one; with a kv_rank attention is latent, of DeepSeek's sizes, and there is a shared expert.
+    """
 
     n_layer: int = 8
     n_embd: int = 2048
@@ -33,29 +37,38 @@ class Shape:
     n_head_kv: int = 8
     head_dim: int = 128
     n_vocab: int = 49152
+    n_expert: int = 0
+    n_expert_used: int = 0
+    kv_rank: int = 0
+    n_rot: int = 64  # of latent attention, as v_dim
+    v_dim: int = 128
+
+    @property
+    def architecture(self) -> str:
+        return "deepseek2" if self.kv_rank else "qwen3moe" if self.n_expert else "llama"
 
     @property
     def layer_weights(self) -> int:
-        """Weights of the matrices of all layers: multiply-adds a prompt's token takes."""
-        q, kv = self.n_head * self.head_dim, self.n_head_kv * self.head_dim
-        return self.n_layer * self.n_embd * (2 * q + 2 * kv + 3 * self.n_ff)
+        """Weights of the matrices of all layers."""
+        return self.n_layer * sum(math.prod(shape) for _, shape in _matrices(self))
 
 
 BASE, BASE_SIZE = Shape(), 0.4
 TINY = Shape(n_layer=2, n_embd=256, n_ff=512, n_head=4, n_head_kv=2, head_dim=64, n_vocab=512)
-NOT_YET = ("moe", "mla")
+# About 0.5 B weights each, the table of tokens included; a token uses 4 of 32 experts.
+MOE = Shape(n_embd=1024, n_ff=512, n_head=16, n_head_kv=4, head_dim=64, n_expert=32, n_expert_used=4)
+MLA = replace(MOE, n_head_kv=16, head_dim=192, kv_rank=512)
+NAMED = {"tiny": TINY, "moe": MOE, "mla": MLA}
 
 
 def shape_of(size: str) -> Shape:
-    """The shape that `0.4B`, `400M`, `7b` or `tiny` asks for: the base model with more or fewer layers."""
-    if size.lower() in NOT_YET:
-        raise IkpyError(f"--synthetic {size}: this architecture is not there yet; a size such as 0.4B is accepted")
-    if size.lower() == "tiny":
-        return TINY
+    """The shape that `0.4B`, `400M`, `7b` (the base model with more or fewer layers) or a name asks for."""
+    if size.lower() in NAMED:
+        return NAMED[size.lower()]
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([BbMm]?)", size)
     billions = float(found[1]) / (1000 if found[2] in ("m", "M") else 1) if found else 0.0
     if not 0 < billions <= 1000:
-        raise IkpyError(f"--synthetic {size}: accepted are a size such as 0.4B or 7B, tiny, {', '.join(NOT_YET)}")
+        raise IkpyError(f"--synthetic {size}: accepted are a size such as 0.4B or 7B, {', '.join(NAMED)}")
     return replace(BASE, n_layer=max(1, round(BASE.n_layer * billions / BASE_SIZE)))
 
 
@@ -106,13 +119,14 @@ class SyntheticTensor:
 
 
 class SyntheticFile:
-    """A LLaMA whose layers are of one type: `path` (its name), `meta`, `tensors`; see gguf.GGUFFile."""
+    """A model whose layers are of one type: `path` (its name), `meta`, `tensors`; see gguf.GGUFFile."""
 
     def __init__(self, type_name: str, shape: Shape = BASE):
         s, self.type_name, self.shape = shape, type_name, shape
         n = shape.layer_weights
         self.label = f"{n / 1e9:.2f}B" if n >= 10**7 else f"{n / 1e6:.2f}M"
-        self.path = f"synthetic-{self.label}-{type_name}"
+        kind = "" if s.architecture == "llama" else s.architecture + "-"
+        self.path = f"synthetic-{kind}{self.label}-{type_name}"
         keys = {
             "context_length": 1 << 20,
             "embedding_length": s.n_embd,
@@ -125,8 +139,14 @@ class SyntheticFile:
             "attention.layer_norm_rms_epsilon": 1e-5,
             "rope.dimension_count": s.head_dim,
         }
-        self.meta = {"general.architecture": "llama", "general.size_label": self.label}
-        self.meta |= {"llama." + key: value for key, value in keys.items()}
+        if s.n_expert:
+            keys |= {"expert_count": s.n_expert, "expert_used_count": s.n_expert_used}
+            keys |= {"expert_feed_forward_length": s.n_ff}
+        if s.kv_rank:
+            keys |= {"attention.kv_lora_rank": s.kv_rank, "attention.value_length": s.v_dim, "expert_shared_count": 1}
+            keys |= {"rope.dimension_count": s.n_rot}
+        self.meta = {"general.architecture": s.architecture, "general.size_label": self.label}
+        self.meta |= {f"{s.architecture}.{key}": value for key, value in keys.items()}
         self.tensors = {name: SyntheticTensor(name, *rest) for name, *rest in _tensors(type_name, s)}
 
     @property
@@ -139,18 +159,39 @@ class SyntheticFile:
 
 def _tensors(type_name: str, s: Shape):
     """(name, type, shape) of every tensor."""
-    q, kv = s.n_head * s.head_dim, s.n_head_kv * s.head_dim
     yield "token_embd.weight", TABLE_TYPE, (s.n_vocab, s.n_embd)
     yield "output.weight", TABLE_TYPE, (s.n_vocab, s.n_embd)
     yield "output_norm.weight", "F32", (s.n_embd,)
     for i in range(s.n_layer):
-        for name in ("attn_norm", "ffn_norm"):
-            yield f"blk.{i}.{name}.weight", "F32", (s.n_embd,)
-        for name, rows, columns in (
-            ("attn_q", q, s.n_embd), ("attn_k", kv, s.n_embd), ("attn_v", kv, s.n_embd), ("attn_output", s.n_embd, q),
-            ("ffn_gate", s.n_ff, s.n_embd), ("ffn_up", s.n_ff, s.n_embd), ("ffn_down", s.n_embd, s.n_ff),
-        ):  # fmt: skip
-            yield f"blk.{i}.{name}.weight", type_name, (rows, columns)
+        norms = {"attn_norm": s.n_embd, "ffn_norm": s.n_embd}
+        if s.kv_rank:
+            norms["attn_kv_a_norm"] = s.kv_rank
+        elif s.n_expert:
+            norms |= {"attn_q_norm": s.head_dim, "attn_k_norm": s.head_dim}
+        for name, width in norms.items():
+            yield f"blk.{i}.{name}.weight", "F32", (width,)
+        if s.n_expert:
+            yield f"blk.{i}.ffn_gate_inp.weight", "F32", (s.n_expert, s.n_embd)
+        for name, shape in _matrices(s):
+            yield f"blk.{i}.{name}.weight", type_name, shape
+
+
+def _matrices(s: Shape):
+    """(name, shape) of the matrices of a layer."""
+    n, q, kv = s.n_embd, s.n_head * s.head_dim, s.n_head_kv * s.head_dim
+    if s.kv_rank:
+        yield "attn_q", (q, n)
+        yield "attn_kv_a_mqa", (s.kv_rank + s.n_rot, n)
+        yield "attn_kv_b", (s.n_head * (s.head_dim - s.n_rot + s.v_dim), s.kv_rank)
+        yield "attn_output", (n, s.n_head * s.v_dim)
+    else:
+        yield from (("attn_q", (q, n)), ("attn_k", (kv, n)), ("attn_v", (kv, n)), ("attn_output", (n, q)))
+    parts = {"_exps": (s.n_expert,)} if s.n_expert else {"": ()}
+    if s.kv_rank:
+        parts["_shexp"] = ()
+    for suffix, many in parts.items():
+        yield from ((f"ffn_{x}{suffix}", (*many, s.n_ff, n)) for x in ("gate", "up"))
+        yield f"ffn_down{suffix}", (*many, n, s.n_ff)
 
 
 def _tile(out: np.ndarray, pattern: np.ndarray) -> None:

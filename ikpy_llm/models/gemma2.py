@@ -1,4 +1,4 @@
-"""Gemma 2: norms before and after each block, GeGLU, soft limits of scores and logits, a window in half of the layers."""
+"""Gemma 2: norms before and after each block, GeGLU, soft limits of scores and logits, windows in half the layers."""
 
 from __future__ import annotations
 

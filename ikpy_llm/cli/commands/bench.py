@@ -87,7 +87,10 @@ class Options(ModelOptions):
     )
     profile: bool = flag(False, "--profile", help="where the time of a step goes, and the three things that limit it")
     synthetic: str | None = flag(
-        None, "--synthetic", metavar="SIZE", help="no model file: generated weights, e.g. 0.4B, 7B, tiny (with --type)"
+        None,
+        "--synthetic",
+        metavar="SIZE",
+        help="no model file: generated weights, e.g. 0.4B, 7B, tiny, moe, mla (with --type)",
     )
     types: list[str] = flag(
         [], "--type", env="", metavar="TYPE", help="types of the generated weights: Q4_0,Q4_K or all (default: all)"

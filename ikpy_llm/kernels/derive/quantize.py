@@ -1,8 +1,8 @@
 """Activations for the matrix kernels: f32 rows to s8 codes with start values and sums (layout.ActsLayout), or to f32
 tiles for float types.
 
-The source can be computed on the way: "norm" = x * rsqrt(mean(x^2) + eps) * w, or an activation of mathfn.ACTS: act(x) *
-w with w another matrix of rows.
+The source can be computed on the way: "norm" = x * rsqrt(mean(x^2) + eps) * w, or an activation of mathfn.ACTS:
+act(x) * w with w another matrix of rows.
 """
 
 from __future__ import annotations
