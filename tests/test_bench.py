@@ -259,7 +259,7 @@ def test_synthetic_table_json_and_picture(ikpy, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--synthetic", "moe"], "--synthetic moe: this architecture is not there yet"),
+        (["--synthetic", "mamba"], "--synthetic mamba: accepted are a size such as 0.4B or 7B, tiny, moe, mla"),
         (["--synthetic", "huge"], "--synthetic huge: accepted are a size such as 0.4B"),
         (["--synthetic", "tiny", "--type", "Q9_9"], "--type Q9_9: there are "),
     ],

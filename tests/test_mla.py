@@ -148,6 +148,7 @@ def test_fewer_experts(folder, ser, limits):
     with session(path, ser=ser) as s:
         got = s.eval(TOKENS, all_logits=True)
         assert abs(got - expected).mean() < EXACT * expected.std()
+        assert s.experts_per_token == (2 if ser == "2,1" else 3 if limits[0] == 0 else pytest.approx(2, abs=0.9))
         s.rewind(0)
         one_by_one = np.concatenate([s.eval([t]) for t in TOKENS[:30]])
         assert abs(one_by_one - expected[:30]).mean() < EXACT * expected.std()

@@ -93,6 +93,7 @@ class Session:
         self._shapes["hidden"] = Shape(n_rows, n_rows, False, hidden=True)
         self._programs: dict[str, tuple[Program, Value]] = {}
         self._pending: dict[str, tuple[list[Record], Value, ops.Lowering]] = {}
+        self._n_evaluated = 0  # tokens since the model was opened
         self.position, self._written = 0, 0  # positions in use; end of those written since the sequence began
         self.timings = {"prompt": Timing(), "generation": Timing()}
         self._state = np.zeros((4, 64), np.int64)  # one block per kind of rows, cache lines apart
@@ -298,6 +299,7 @@ class Session:
         rows = {TOKENS: n, OUTPUTS: n_outputs}
         self.timings["generation" if name == "gen" else "prompt"].add(n, seconds, *program.cost(rows, self.position))
         self.position += n
+        self._n_evaluated += n
         return out
 
     def _kept(self, position: int) -> bool:
@@ -320,6 +322,13 @@ class Session:
         self.position = position
         if not position:
             self._written = 0
+
+    @property
+    def experts_per_token(self) -> float:
+        """Experts that a token used in a layer, on average since the model was opened; 0 without experts."""
+        n_layers = sum(r.op == "route" and r.kernel.path == "moe.route" for r in self._program("gen")[0].records)
+        rows = self._n_evaluated * n_layers
+        return int(self._state[STATES.index(SLOTS), N_USED]) / rows if rows else 0.0
 
     def touched(self) -> tuple[int, int]:
         """(bytes of weights that one token reads, multiply-adds of its matrices): of the experts those it uses."""

@@ -142,6 +142,9 @@ def main(options: Options) -> None:
         else:
             take_turns(model, prompt, system, options, sampling, variables, chat)
         print_timings(model.timings)
+        if options.ser:
+            used, n = model.session.experts_per_token, model.session.params.n_expert_used
+            print(f"experts: {used:.2f} of {n} per token and layer (-ser {options.ser})", file=sys.stderr)
         if options.profile:
             from ikpy_llm.cli import bench_profile
 
