@@ -75,6 +75,8 @@ class Session:
         graph, _ = self._trace(last_rows=False)
         graph.check_all_claimed()
         self.params.check_all_read()
+        if made := sorted({name.rpartition(".")[0].split(".")[-1] for name in set(self.tensors) - set(file.tensors)}):
+            log.info("%s: not in the file, computed at load", " and ".join(made))
         self.n_vocab = graph.tensors["token_embd.weight"].shape[0]
         self.weights = Weights(file, self.tensors, graph.claimed)
         unknown = options.without() - {*fusion.names(), "all"}
