@@ -80,7 +80,7 @@ def _types_panel(ax, test, threads: int, results: list) -> None:
     pick = {"gbps": statistics.median, "gmacs": max}  # dot roofs may differ by type: none is above the highest
     roof = {key: pick[key](r.roof[key] for r in results) * 1e9 for key in results[0].roof}
     if test.n_gen:
-        table = statistics.median(r.model_size - r.layer_macs * r.bits_per_weight / 8 for r in results)
+        table = statistics.median(r.model_size - r.idle_bytes - r.layer_macs * r.bits_per_weight / 8 for r in results)
         xs = [min(bits) + i * (max(bits) - min(bits)) / 50 for i in range(51)]
         ys = [roof["gbps"] / (results[0].layer_macs * x / 8 + table) for x in xs]
         ax.plot(xs, ys, "--", color="black", lw=1, label=f"all of the model at {roof['gbps'] / 1e9:.0f} GB/s")

@@ -98,6 +98,7 @@ class Result:
     bytes: int
     macs: int
     layer_macs: int = 0  # of one token in the matrices of the layers
+    idle_bytes: int = 0  # of the experts that a token does not use
     type_k: str = "f16"
     type_v: str = "f16"
     weight_type: str = ""  # of a synthetic model
@@ -133,8 +134,8 @@ class Result:
         """GB/s of weights and KV cache read, GMAC/s, and shares of the roofs.
 
         roof_share: of the roof that bounds the test, the higher one. model_share (tests of one kind only): as peers
-        are compared, tokens/s x MACs of the layers / dot roof, or tokens/s x bytes of the whole model / read roof,
-        although of token_embd only one row is read.
+        are compared, tokens/s x MACs of the layers / dot roof, or tokens/s x bytes of the model (but for experts that
+        a token does not use) / read roof, although of token_embd only one row is read.
         """
         mean = statistics.fmean(self.seconds)
         rates = {"gbps": self.bytes / mean / 1e9, "gmacs": self.macs / mean / 1e9}
@@ -143,7 +144,7 @@ class Result:
             rates["roof_share"] = max(rates["gbps"] / self.roof["gbps"], rates["gmacs"] / self.roof["gmacs"])
             speed = statistics.fmean(self.samples_ts) / 1e9
             if self.run.n_gen == self.run.n_timed:
-                rates["model_share"] = speed * self.model_size / self.roof["gbps"]
+                rates["model_share"] = speed * (self.model_size - self.idle_bytes) / self.roof["gbps"]
             elif not self.run.n_gen:
                 rates["model_share"] = speed * self.layer_macs / self.roof["gmacs"]
         return rates

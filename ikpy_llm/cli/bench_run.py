@@ -91,7 +91,9 @@ def describe(session, test: Test, n_batch: int, n_ubatch: int) -> Result:
     file, meta = session.file, session.file.meta
     tensors = file.tensors.values()
     kind = getattr(file, "type_name", "") or bench_result.file_type(meta.get("general.file_type"), tensors)
-    matrices = [t for t in session.weights.matrices if t.name.startswith("blk.")]
+    layer_macs, idle_bytes = _layer_macs(session), 0
+    if session.params.n_expert:
+        idle_bytes = session.weights.n_bytes - session.touched()[0]
     return Result(
         model_filename=str(file.path),
         model_type=f"{meta['general.architecture']} {meta.get('general.size_label', '?B')} {kind}",
@@ -103,7 +105,8 @@ def describe(session, test: Test, n_batch: int, n_ubatch: int) -> Result:
         repack=session.weights.is_packed,
         run=test,
         test_time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        layer_macs=sum(math.prod(t.shape) for t in matrices),
+        layer_macs=layer_macs,
+        idle_bytes=idle_bytes,
         machine=bench_machine.facts(),
         **work(session, test, min(n_batch, n_ubatch)),
     )
@@ -115,12 +118,8 @@ def work(session, test: Test, step: int) -> dict[str, int]:
     The roofs are of these two: other traffic and arithmetic (activations, attention, norms) count as loss. Of experts,
     those that are used: by a token the exact number, by longer steps all.
     """
-    matrices, one = session.weights.matrices, session.weights.n_bytes
-    layers = sum(math.prod(t.shape) for t in matrices if t.name.startswith("blk."))
-    head = sum(math.prod(t.shape) for t in matrices) - layers
-    if session.params.n_expert:
-        one, macs = session.touched()
-        layers = macs - head
+    layers, head = _layer_macs(session), _head_macs(session)
+    one = session.touched()[0] if session.params.n_expert else session.weights.n_bytes
     steps, position = [], test.n_depth  # (tokens, positions seen) of each timed step
     for i in range(0, test.n_prompt, step):
         n = min(step, test.n_prompt - i)
@@ -131,6 +130,18 @@ def work(session, test: Test, step: int) -> dict[str, int]:
     weights = (one if n == 1 else session.weights.n_bytes for n, _ in steps)
     n_bytes = sum(weights) + sum(session.kv.seen_bytes(seen) for _, seen in steps)
     return {"bytes": n_bytes, "macs": sum(n for n, _ in steps) * layers + n_heads * head}
+
+
+def _head_macs(session) -> int:
+    """Multiply-adds of one row of logits."""
+    return sum(math.prod(t.shape) for t in session.weights.matrices if not t.name.startswith("blk."))
+
+
+def _layer_macs(session) -> int:
+    """Multiply-adds of one token in the matrices of the layers; of experts, in those that it uses."""
+    if session.params.n_expert:
+        return session.touched()[1] - _head_macs(session)
+    return sum(math.prod(t.shape) for t in session.weights.matrices if t.name.startswith("blk."))
 
 
 def run_test(session, result: Result, repetitions: int, warmup: bool, say: Say) -> None:

@@ -53,9 +53,9 @@ class Summary(bench_report.Writer):
             values = [r.roof[name] for r in self.all]
             self.print(f"roof: {min(values):.1f} to {max(values):.1f} {unit}")
         self.print(
-            "shares: t/s x MACs of the layers / dot roof, and t/s x bytes of the whole model / read roof (though of "
-            "token_embd one row is read: more than 100% is possible); the roof is the higher of those measured right "
-            "before and right after each test"
+            "shares: t/s x MACs of the layers / dot roof, and t/s x bytes of the model / read roof (of token_embd only "
+            "one row is read: over 100% is possible), of experts only those that a token uses; the roof is the "
+            "higher of those measured right before and right after each test"
         )
 
 
