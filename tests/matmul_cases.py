@@ -13,6 +13,7 @@ import itertools
 import json
 import mmap
 import sys
+from pathlib import Path
 
 import numpy as np
 import reference_formats as formats
@@ -25,8 +26,14 @@ from ikpy_llm.kernels.jit import Kernel
 TYPES = quants.names()
 QUANT_TYPES = [t for t in TYPES if not quants.get(t).is_float]
 FLOAT_TYPES = [t for t in TYPES if quants.get(t).is_float]
+DATA = Path(__file__).parent / "data"  # bytes, values and errors of ik_llama.cpp
+GOLDEN = {k: v for f in ("quants_golden", "quants_golden_ik") for k, v in np.load(DATA / f"{f}.npz").items()}
 W, T = layout.width(), layout.gemm_tile()
 MARGIN, PATTERN = 256, 0xA5  # bytes around every output
+
+# What the slowest tests take: of the types that only ik_llama.cpp has one of each kind of codes, scales and rows.
+_FEW = {"IQ2_K", "IQ3_KS", "IQ4_KS", "IQ5_K", "IQ6_K", "IQ3_KT", "IQ1_BN", "Q8_KV", "IQ1_M_R1"}
+THOROUGH = [t for t in TYPES if (t not in formats.IK_FORMATS and t[-3:] != "_R1") or t in _FEW]
 
 ROWS = (1, 2, 15, 16, 17, 31, 32, 33, 37)
 GEMM_N = (1, 2, 5, 6, 7, 12, 13, 33)

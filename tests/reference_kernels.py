@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from reference_formats import FLOAT_MINS, INT_MINS, SUB, Weights
+from reference_formats import FLOAT_MINS, FORMATS, INT_MINS, SUB, Weights
 
 SLICE = 256  # columns of activations that share one float scale
 MIN_UNIT = 8  # sums that meet integer minimums are kept in units of 1/8
@@ -85,6 +85,7 @@ def product(w: Weights, acts: Acts) -> tuple[np.ndarray, np.ndarray]:
     """(float64 product of weights and dequantized activations, largest error a kernel may show), each [n][rows].
 
     Integer sums, their scaling by 2^-e and the sub-block scales are exact, so the error is that of the float32 sums.
+    A scale per row costs two more: its gain and the total's.
     In a slice of 256 columns: one rounding per sub-block, one more per 32 columns for float minimums or one for all
     integer minimums; then one per slice for the total. Every partial sum is at most A = sum of |terms|, so the error is
     at most (roundings of a slice + slices) * 2^-24 * A (1 % added for the second order).
@@ -92,9 +93,9 @@ def product(w: Weights, acts: Acts) -> tuple[np.ndarray, np.ndarray]:
     """
     x = acts.values
     k, sub = x.shape[1], SUB[w.type]
-    size = np.abs(x) @ (np.abs(w.scale * w.code) + np.abs(w.floor)).T
+    size = w.gain * np.abs(x) @ (np.abs(w.scale * w.code) + np.abs(w.floor)).T
     in_slice = min(k, SLICE) // sub + (min(k, SLICE) // 32 if w.type in FLOAT_MINS else 1 if w.type in INT_MINS else 0)
-    bound = 1.01 * U * (in_slice + -(-k // SLICE)) * size
+    bound = 1.01 * U * (in_slice + -(-k // SLICE) + (2 if FORMATS[w.type].row else 0)) * size
     if w.type in INT_MINS:
         d = np.repeat(_f(acts.d), SLICE // sub, axis=1)[:, : k // sub]
         bound = bound + 0.5 / MIN_UNIT * d @ np.abs(w.floor[:, ::sub]).T

@@ -297,8 +297,23 @@ def lanes():
 
 
 @case
+def lookups_of_large_tables():
+    t32, t64 = RNG.integers(0, 256, 32, np.uint8), RNG.integers(0, 256, 64, np.uint8)
+    small, large = simd.byte_vector(t32), simd.byte_vector(t64)
+
+    def kernel(x, y, out, ith, nth):
+        simd.store(out, simd.lookup(small(), simd.load(U8X16, x)))
+        simd.store(out + SLOT, simd.lookup(small(), simd.load(U8, x)))
+        simd.store(out + 2 * SLOT, simd.lookup(large(), simd.load(U8X32, y)))
+        simd.store(out + 3 * SLOT, simd.lookup(large(), simd.load(U8, y)))
+
+    x, y = (RNG.permutation(np.arange(64, dtype=np.uint8) % n) for n in (32, 64))
+    return kernel, (x, y), (t32[x[:16]], t32[x[: 4 * LANES]], t64[y[:32]], t64[y[: 4 * LANES]])
+
+
+@case
 def lookups():
-    constant_table = simd.table16([3, 1, 4, 1, 5, 9, 2, 6])
+    constant_table = simd.byte_vector([3, 1, 4, 1, 5, 9, 2, 6])
     held = simd.byte_table(bytes(range(7, 47)))
 
     def kernel(t, x, bits, out, ith, nth):

@@ -283,7 +283,9 @@ def test_split_errors(tmp_path):
 
 
 def test_type_table():
-    assert len(table.BY_ID) == len(table.BY_NAME) == 95
+    assert len(table.BY_ID) == 95 and {*table.BY_NAME.values()} - {*table.BY_ID.values()} == {
+        info for info in table.BY_NAME.values() if info.id < 0
+    }
     assert table.row_bytes("Q4_K", 512) == 288 and table.row_bytes("IQ4_KS", 256) == 140
     assert table.by_id(12).name == "Q4_K" and table.by_name("q4_k").id == 12 and table.by_name("Q1_0").id == 41
     assert table.tensor_bytes("I2_S", (4, 128)) == 128 + 32

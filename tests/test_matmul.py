@@ -13,8 +13,10 @@ import reference_formats as formats
 import reference_kernels as ref
 from matmul_cases import (
     GEMM_N,
+    GOLDEN,
     QUANT_TYPES,
     ROWS,
+    THOROUGH,
     TYPES,
     Matrix,
     T,
@@ -30,10 +32,10 @@ from matmul_cases import (
 
 import ikpy_llm
 from ikpy_llm.kernels import jit, quants
+from ikpy_llm.kernels.quants import weave
 from ikpy_llm.kernels.simd import target
 
 HERE = Path(__file__).parent
-GOLDEN = np.load(HERE / "data" / "quants_golden.npz")
 EXTRAS = [{"bias": True}, {"residual": True}, {"bias": True, "residual": True}]
 EXTRA_TYPES = ("Q4_K", "F16")  # bias and residual are added after the type is forgotten
 
@@ -58,7 +60,7 @@ def check(m: Matrix, how: str, x: np.ndarray, y: np.ndarray, x_acts: ref.Acts | 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("name", THOROUGH)
 def test_shapes(name):
     """Every row count with every width; column counts and thread counts take turns."""
     few, many, nth = itertools.cycle(gemv_n(name)), itertools.cycle(GEMM_N), itertools.cycle((1, 2, 3))
@@ -73,7 +75,7 @@ def test_shapes(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TYPES)
+@pytest.mark.parametrize("name", THOROUGH)
 def test_same_bits(name):
     """A column has the same bits in every kernel, for every number of columns beside it and every number of threads.
 
@@ -184,7 +186,7 @@ def rounded_sums(w: formats.Weights, acts: ref.Acts) -> np.ndarray:
         if w.type in formats.INT_MINS:
             acc = (acc + floor.sum(-1)).astype(np.float32)
         total = (total + acc.astype(np.float64)).astype(np.float32)
-    return total
+    return total * np.float32(w.gain)
 
 
 @pytest.mark.parametrize("name", QUANT_TYPES)
@@ -203,7 +205,8 @@ def test_extreme_codes(name, byte):
         wanted = rounded_sums(m.parts, acts)
         exact = x.astype(np.float64) @ m.parts.exact.T
         assert (np.abs(wanted - exact) <= 2.0**-24 * (k // 256 + 24) * (np.abs(x) @ np.abs(m.parts.exact).T + 1)).all()
-        if k == 256 and name not in formats.INT_MINS:
+        whole = formats.FORMATS[name].gain == 1 and (np.abs(x) @ np.abs(m.parts.exact).T).max() <= 2**24
+        if k == 256 and name not in formats.INT_MINS and whole:
             assert (wanted == exact).all(), "one slice needs no rounding"
         for n in (1, gemv_n(name)[1], T + 1):
             for how in ways(name, n):
@@ -266,7 +269,7 @@ def test_golden_products(name):
 
     It has a float scale per 32 columns, we have a power of two: our steps are 1 to 2 times as large, evenly on a
     logarithmic scale, so the errors are sqrt(3 / (2 ln 2)) = 1.47 times as large. Where it has a scale per 256 columns
-    itself (its error is then above 1.4e-2, for three columns above 1.7e-2) ours must not be larger than its own.
+    itself (its error is then above 1.4e-2, for three columns above 1.9e-2) ours must not be larger than its own.
     """
     q, x = GOLDEN[name + ".q"], GOLDEN["act"]
     m = Matrix(name, *GOLDEN[name + ".deq"].shape, raw=q)
@@ -278,7 +281,7 @@ def test_golden_products(name):
         if m.is_float:
             assert error < 5e-7
         else:
-            fine = 1.4e-2 if n == 64 else 1.7e-2
+            fine = 1.4e-2 if n == 64 else 1.9e-2
             assert error <= (min(1.47 * theirs, fine) if theirs < fine else theirs), (n, error, float(theirs))
 
 
@@ -314,7 +317,7 @@ def test_other_targets(name):
 @pytest.mark.skipif(os.name != "posix", reason="mprotect")
 def test_guard_pages():
     """No load or store past either end of any buffer; kernels may prefetch there."""
-    done = child("guard", *TYPES)
+    done = child("guard", *THOROUGH)
     assert done.returncode == 0 and done.stdout.endswith("done\n"), done.stdout.splitlines()[-1:] + [
         done.stderr[-2000:]
     ]
@@ -340,10 +343,12 @@ def test_api(name):
 
 def test_api_lists_types():
     rows = {row["name"]: row for row in ikpy_llm.quant_types()}
-    assert sorted(rows) == sorted(quants.names())
+    assert sorted(rows) == sorted(quants.file_types())
+    assert {*rows} >= {"Q4_K_R4", "Q8_K_R16", "BF16_R16", "I2_S", "IQ1_S_R4"} and "IQ1_S_R1" not in rows
+    assert rows["Q4_K_R4"]["id"] == 212 and rows["Q4_K_R4"]["panel_bpw"] == rows["Q4_K"]["panel_bpw"]
     assert rows["Q4_K"]["id"] == 12 and rows["Q4_K"]["block"] == 256 and rows["Q4_K"]["bytes"] == 144
     assert rows["Q4_K"]["bpw"] == 4.5 and all(
-        0.97 < r["panel_bpw"] / r["bpw"] < 1.03 for name, r in rows.items() if not quants.get(name).wider
+        0.97 < r["panel_bpw"] / r["bpw"] < 1.03 for name, r in rows.items() if not quants.get(weave.base_of(name)).wider
     )
 
 

@@ -56,7 +56,7 @@ def test_experts_and_latents(name):
 def test_types():
     assert synthetic.types_of(["q4_0", "Q4_K", "Q4_0"]) == ["Q4_0", "Q4_K"]
     everything = synthetic.types_of(["all"])
-    assert set(everything) == set(quants.names()) - {"F32"} and everything[-1] in ("F16", "BF16")
+    assert set(everything) == set(quants.file_types()) - {"F32"} and everything[-1] in ("F16", "BF16")
     with pytest.raises(IkpyError, match="--type Q9: there are "):
         synthetic.types_of(["Q9"])
     assert synthetic.bits_per_weight("Q4_K") == 4.5

@@ -111,7 +111,7 @@ class GGUFFile:
             for tensor in part.tensors:
                 if tensor.name in self.tensors:
                     raise ModelFileError(f"{part.path}: tensor {shown(tensor.name)} is in an earlier part too")
-                self.tensors[tensor.name] = tensor
+                self.tensors[tensor.name] = _as_rows(part, tensor)
 
     @property
     def n_bytes(self) -> int:
@@ -122,6 +122,20 @@ class GGUFFile:
         """ModelFileError if a file's size or time is not what it was: a mapped file that shrinks kills the process."""
         for part in self._parts:
             part.check_unchanged()
+
+
+def _as_rows(part: _Part, tensor: Tensor) -> Tensor:
+    """The tensor, or what takes it apart into rows if its type weaves them together."""
+    from ikpy_llm.kernels.quants import weave
+
+    if weave.base_of(tensor.type_name) == tensor.type_name:
+        return tensor
+    from ikpy_llm.engine.gguf_unwoven import UnwovenTensor
+
+    try:
+        return UnwovenTensor(tensor)
+    except ValueError as error:
+        raise ModelFileError(f"{part.path}: tensor {shown(tensor.name)}: {error}") from None
 
 
 def open_gguf(path) -> GGUFFile:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 
 from .. import jit
-from ..quants import get, names, table
+from ..quants import file_types, get, table, weave
 from . import bench, layout
 
 
 def _checked(data, type_name: str, shape: tuple[int, int]) -> tuple[np.ndarray, str, int, int]:
     try:
         name = table.by_name(type_name).name
-        get(name)
+        base = weave.base_of(name)
+        get(base)
     except KeyError:
-        raise ValueError(f"tensor type {type_name!r}: there are {', '.join(names())}") from None
+        raise ValueError(f"tensor type {type_name!r}: there are {', '.join(file_types())}") from None
     rows, k = (int(v) for v in shape)
-    layout.check_matrix(name, rows, k)
+    layout.check_matrix(base, rows, k)
+    if name != base:
+        weave.check(name, rows, k)
     raw = (
         np.ascontiguousarray(
             np.frombuffer(data, np.uint8) if isinstance(data, (bytes, bytearray, memoryview)) else data
@@ -24,10 +30,29 @@ def _checked(data, type_name: str, shape: tuple[int, int]) -> tuple[np.ndarray, 
         .view(np.uint8)
         .reshape(-1)
     )
-    want = rows * layout.file_bytes(name, k)
+    want = table.tensor_bytes(name, (rows, k))
     if raw.size != want:
         raise ValueError(f"{name}: {rows} x {k} takes {want} bytes, data has {raw.size}")
-    return raw, name, rows, k
+    return (raw if name == base else unweave(raw, name, rows, k)), base, rows, k
+
+
+def unweave(raw: np.ndarray, name: str, rows: int, k: int, out: np.ndarray | None = None, threads: int = 1):
+    """The bytes of a tensor of an interleaved type (or I2_S) -> uint8 (n_bytes,): rows of its base type, in `out` if
+    given. ValueError as weave.check."""
+    weave.check(name, rows, k)
+    size = layout.file_bytes(weave.base_of(name), k)
+    out = np.empty(rows * size, np.uint8) if out is None else out
+    woven = weave.types().get(name)
+    if woven is None:
+        out[:] = weave.from_i2_s(raw, rows, k).reshape(-1)
+        return out
+    moves, n_blocks = weave.move_table(name, size), (size - woven.meta) // woven.n_bytes
+    sizes = rows // woven.rows, n_blocks, woven.rows, woven.n_bytes, woven.meta
+    spec = jit.Kernel("derive.unweave")
+    fn, args = jit.function(jit.load([spec])[spec]), jit.pack_words([raw, out, *sizes, moves, moves.size])
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda ith: fn(ctypes.addressof(args), ith, threads), range(threads)))
+    return out
 
 
 def dequantize(data, type_name: str, shape: tuple[int, int]) -> np.ndarray:
@@ -94,19 +119,20 @@ def matmul(data, type_name: str, shape: tuple[int, int], x) -> np.ndarray:
 
 
 def quant_types() -> list[dict]:
-    """One row per type that has kernels: name, id (ggml's number), block (columns), bytes (per block), bpw (bits
-    per weight in the file), panel_bpw (woven)."""
+    """One row per type a tensor may have: name, id (ggml's number), block (columns), bytes (per block), bpw (bits
+    per weight in the file), panel_bpw (woven); both without the scale of a row, where the type has one."""
     rows = []
-    for name in names():
-        info = table.by_name(name)
-        panel = layout.panel_bytes(name, 2048) * 8 / (2048 * layout.width())
+    for name in file_types():
+        info, base = table.by_name(name), weave.base_of(name)
+        by_row = 4 if get(base).row else 0  # bytes
+        panel = (layout.panel_bytes(base, 2048) / layout.width() - by_row) * 8 / 2048
         rows.append(
             {
                 "name": info.name,
                 "id": info.id,
                 "block": info.block,
                 "bytes": info.bytes,
-                "bpw": info.bytes * 8 / info.block,
+                "bpw": 2.0 if name == "I2_S" else info.bytes * 8 / info.block,
                 "panel_bpw": panel,
             }
         )

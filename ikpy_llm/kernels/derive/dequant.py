@@ -15,20 +15,21 @@ def row_decoder(q):
     if q.is_float:
         return _plain_decoder(q)
     rows = row_functions(q)
-    raw, value, scale, floor = rows.raw, rows.value, rows.scale, rows.floor
-    vec, zero, sub, block, size = Vec("f32", q.sub), np.float32(q.zero), q.sub, q.block, q.n_bytes
+    levels, scale, floor, row_scale = rows.levels, rows.scale, rows.floor, rows.row
+    vec, zero, sub, block, size, meta = Vec("f32", q.sub), np.float32(q.zero), q.sub, q.block, q.n_bytes, q.meta
     affine = q.mins is not None
 
     @inline
-    def values(p, j):
-        scaled = (cast(vec, value(raw(p, j))) - zero) * scale(p, j)
-        return scaled - floor(p, j) if affine else scaled
+    def values(p, j, d):
+        scaled = (cast(vec, levels(p, j)) - zero) * (scale(p, j) * d)
+        return scaled - floor(p, j) * d if affine else scaled
 
     @inline
     def decode(row, dst, k, factor):
+        d = row_scale(row)
         for i in range(k // block):
             for j in range(block // sub):
-                store(dst + 4 * (i * block + j * sub), values(row + i * size, j) * factor)
+                store(dst + 4 * (i * block + j * sub), values(row + meta + i * size, j, d) * factor)
 
     return decode
 

@@ -38,7 +38,8 @@ from .gemv import prefetch_columns, prefetch_lines
 from .layout import MIN_UNIT, SLICE, ActsLayout, PanelLayout, gemm_panels, gemm_tile
 from .output import column_writer
 from .panels import decode_block, min_reader, rows_to_tile, scale_reader
-from .rows import row_functions, value_function
+from .row_scales import row_scales_of, scaled_rows
+from .rows import row_functions
 from .tileops import codes_to_store, dot2_panels, dot_panels, fma_panels, fma_splat_panels, over_panels, panel_of
 
 VECTOR = 4 * LANES  # bytes
@@ -59,8 +60,8 @@ def gemm(type: str, rows_layout: bool = False):
     q = get(type)
     decode, tile_step = _float_steps(q, rows_layout) if q.is_float else _quant_steps(q, rows_layout)
     n_decoded = q.n_bytes * SLICE * LANES if q.is_float else N_DECODED
-    buffer = stack(NP * n_decoded)
-    write = group_writer()
+    buffer, row_buffer, row_scales = stack(NP * n_decoded), stack(NP * VECTOR), row_scales_of(q, rows_layout, NP)
+    write, scale_rows = group_writer(), scaled_rows(q, NP, T)
     ahead, fetch_y = weights_ahead(q, rows_layout), prefetch_columns(T, NP)
     lanes, group_bytes, n_vectors, is_float = LANES, NP * T * VECTOR, NP * T, q.is_float
 
@@ -87,7 +88,7 @@ def gemm(type: str, rows_layout: bool = False):
         n_panels = (rows + lanes - 1) // lanes
         n_groups = (n_panels + NP - 1) // NP
         totals = scratch + ith * scratch_bytes
-        weights = buffer()
+        weights, by_rows = buffer(), row_buffer()
         for group in range(n_groups * ith // nth, n_groups * (ith + 1) // nth):
             row = group * NP * lanes
             for k0 in range(0, k, SLICE):
@@ -98,6 +99,8 @@ def gemm(type: str, rows_layout: bool = False):
                 rec = acts + k0 // SLICE * n_tiles * stride
                 at = totals
                 ends = k0 + SLICE >= k
+                if ends:
+                    row_scales(w, row_stride, group * NP, rows, k, by_rows)
                 for tile in range(n_tiles):
                     ahead(w, group * NP, k, k0, tile, n_tiles)
                     if ends:
@@ -107,6 +110,7 @@ def gemm(type: str, rows_layout: bool = False):
                         total = tile_load(F32, n_vectors, at, VECTOR)
                     total = tile_step(total, weights, blocks, rec, start, rec + stride)
                     if ends:
+                        total = scale_rows(total, by_rows)
                         write(total, y, y_stride, tile * T, row, rows, n, bias_at, residual_at, at)
                     else:
                         tile_store(at, VECTOR, total)
@@ -127,14 +131,14 @@ def weights_ahead(q, rows_layout: bool):
 
         return nothing
     layout = PanelLayout(q, LANES)
-    block_bytes, fixed = layout.block_bytes, layout.fixed_bytes
+    block_bytes, fixed, header = layout.block_bytes, layout.fixed_bytes, layout.header_bytes
 
     @inline
     def ahead(w, panel, k, k0, tile, n_tiles):
         n = k // 32
-        panel_bytes = n * block_bytes + (n + 7) // 8 * fixed
+        panel_bytes = header + n * block_bytes + (n + 7) // 8 * fixed
         size = 8 * block_bytes + fixed
-        p = w + panel * panel_bytes + (k0 // SLICE + 1) * size
+        p = w + panel * panel_bytes + header + (k0 // SLICE + 1) * size
         if k0 + SLICE >= k:
             p = w + (panel + NP) * panel_bytes
         for offset in range(size * tile // n_tiles // 64 * 64, size * (tile + 1) // n_tiles, 64):
@@ -193,7 +197,7 @@ def _decode_panel(q):
     """Function (w, _, panel, rows, k, k0, blocks, dst): one slice of a woven panel to codes, scales and minimums."""
     layout = PanelLayout(q, LANES)
     block, (d_of, scale), mins = decode_block(q), scale_reader(q), min_reader(q)
-    block_bytes, fixed, subs = layout.block_bytes, layout.fixed_bytes, layout.subs
+    block_bytes, fixed, subs, header = layout.block_bytes, layout.fixed_bytes, layout.subs, layout.header_bytes
     int_mins, float_mins = q.int_mins, q.mins == "f16"
     pairs, unit = mins if int_mins else (None, None)
 
@@ -210,7 +214,8 @@ def _decode_panel(q):
     @inline
     def decode(w, row_stride, panel, rows, k, k0, blocks, dst):
         n = k // 32
-        p = w + panel * (n * block_bytes + (n + 7) // 8 * fixed) + k0 // 32 * block_bytes + k0 // SLICE * fixed
+        p = w + panel * (header + n * block_bytes + (n + 7) // 8 * fixed) + header
+        p += k0 // 32 * block_bytes + k0 // SLICE * fixed
         d = d_of(p, blocks)
         for b in range(blocks):
             tile_store(dst + b * (8 * VECTOR), VECTOR, block(p, blocks, b))
@@ -223,23 +228,24 @@ def _decode_panel(q):
 
 def _decode_rows(q):
     """The same from rows in the layout of the file (weights that were not woven)."""
-    rows_of, to_tile = row_functions(q), rows_to_tile(q)
+    rows_of, to_tile = row_functions(q), rows_to_tile(q, decoded=True)
     scale, floor, floor_int, dmin = rows_of.scale, rows_of.floor, rows_of.floor_int, rows_of.dmin
     per_block, block_bytes, subs, lanes = max(q.block // 32, 1), q.n_bytes, 32 // q.sub, LANES
-    value, as_they_are = level_vectors(q), q.levels is None and not Dots(q.top).centred
+    meta, centred, kept = q.meta, Dots(q.top).centred, codes_to_store(q.top)
     put_min = _row_min_store(q, floor, floor_int)
     put_unit = _row_unit_store(dmin, q.unit)
 
     @inline
     def decode(w, row_stride, panel, rows, k, k0, blocks, dst):
-        first = w + panel * lanes * row_stride
+        first = w + panel * lanes * row_stride + meta
         valid = min(lanes, rows - panel * lanes)
         for b in range(blocks):
             index = k0 // 32 + b
             at, j0 = first + index // per_block * block_bytes, index % per_block * subs
             to_tile(at, row_stride, valid, j0, dst + b * (8 * VECTOR))
-            if not as_they_are:
-                value(dst + b * (8 * VECTOR))
+            if centred:
+                tile = dst + b * (8 * VECTOR)
+                tile_store(tile, VECTOR, kept(tile_load(U8, 8, tile, VECTOR)))
             for r in range(valid):
                 for s in range(subs):
                     j = b * subs + s
@@ -251,17 +257,6 @@ def _decode_rows(q):
             )
 
     return decode
-
-
-def level_vectors(q):
-    """Function (tile address): the 8 raw code vectors there become levels, as dot_panels reads them."""
-    value, kept = value_function(q), codes_to_store(q.top)
-
-    @inline
-    def look_up(tile):
-        tile_store(tile, VECTOR, kept(value(tile_load(U8, 8, tile, VECTOR))))
-
-    return look_up
 
 
 def _row_min_store(q, floor, floor_int):

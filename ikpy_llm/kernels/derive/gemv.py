@@ -139,7 +139,7 @@ def slice_mins(q, n: int):
 def _quant_panel(q, n: int):
     layout, acts = PanelLayout(q, LANES), ActsLayout(n)
     add, add_mins, (d_of, _) = block_sums(q, n), slice_mins(q, n), scale_reader(q)
-    block_bytes, fixed, o_d = layout.block_bytes, layout.fixed_bytes, acts.d
+    block_bytes, fixed, o_d, header = layout.block_bytes, layout.fixed_bytes, acts.d, layout.header_bytes
     lines = -(-block_bytes // 64)
     ahead = AHEAD * (8 * block_bytes + fixed)
     fetch = prefetch_lines(lines)
@@ -147,7 +147,8 @@ def _quant_panel(q, n: int):
     @inline
     def dot(w, panel, k, rec, stride, start):
         blocks_in_row = k // 32
-        p = w + panel * (blocks_in_row * block_bytes + (blocks_in_row + 7) // 8 * fixed)
+        first = w + panel * (header + blocks_in_row * block_bytes + (blocks_in_row + 7) // 8 * fixed)
+        p = first + header
         total = tile_zeros(F32, n)
         for b0 in range(0, blocks_in_row, 8):
             blocks = min(8, blocks_in_row - b0)
@@ -160,7 +161,7 @@ def _quant_panel(q, n: int):
             total = fma(acc, tile_splat(F32, n, rec + o_d, 4), total)
             p += blocks * block_bytes + fixed
             rec += stride
-        return total
+        return fma(total, load(F32, first), tile_zeros(F32, n)) if header else total
 
     return dot
 

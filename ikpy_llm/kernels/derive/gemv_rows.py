@@ -51,19 +51,19 @@ def gemv_rows(type: str):
 
 def _quant_row(q):
     fns, acts = row_functions(q), ActsLayout(1)
-    raw, value, scale, floor, floor_int, dmin = fns.raw, fns.value, fns.scale, fns.floor, fns.floor_int, fns.dmin
+    levels, scale, floor, floor_int, dmin = fns.levels, fns.scale, fns.floor, fns.floor_int, fns.dmin
     subs, sub, block, block_bytes = max(q.block, 32) // q.sub, q.sub, q.block, q.n_bytes
     codes_type, sums_type = Vec("i8", sub), Vec("i32", sub // 4)
     product = dot4_small if q.top < 128 else dot4_centred if TARGET.pairs16 else dot4
     o_magic, o_sums, o_d, in_block = acts.magic, acts.sums, acts.d, 32 // sub
     o_pairs = acts.sums32 if in_block == 1 else acts.sums16
     float_mins, int_mins, unit = q.mins == "f16", q.int_mins, np.float32(-q.unit / MIN_UNIT)
-    per_slice = SLICE // block
+    per_slice, meta, row_scale, gain, by_row = SLICE // block, q.meta, fns.row, np.float32(q.gain), q.row is not None
 
     @inline
     def add(acc, p, j, i, rec, start):
         """Sub-block j of block p, which is sub-block i of the slice."""
-        isum = np.int64(reduce_add(product(zeros(sums_type), value(raw(p, j)), load(codes_type, rec + i * sub))))
+        isum = np.int64(reduce_add(product(zeros(sums_type), levels(p, j), load(codes_type, rec + i * sub))))
         b = i // in_block
         products = f32_from_bits(isum + load_i32(rec + start + 4 * i)) - load_f32(rec + o_magic + 4 * b)
         acc = fma(products, scale(p, j), acc)
@@ -83,7 +83,7 @@ def _quant_row(q):
     @inline
     def dot(row, k, rec, stride, start):
         total = np.float32(0)
-        p = row
+        p = row + meta
         for k0 in range(0, k, SLICE):
             acc = np.float32(0)
             for b in range(min(per_slice, (k - k0) // block)):
@@ -94,7 +94,7 @@ def _quant_row(q):
                 p += block_bytes
             total = fma(acc, load_f32(rec + o_d), total)
             rec += stride
-        return total
+        return fma(total, row_scale(row) * gain, np.float32(0)) if by_row else total
 
     return dot
 

@@ -8,6 +8,9 @@ sequence of super-blocks of 256 columns (the last may have fewer). A super-block
     scales   f16[n * 32/group][W], a byte [n * 32/sub][W], or 4 bits: sub-blocks 2j and 2j+1 in the nibbles of a byte
     mins     f16[n][W], or byte pairs [n * 32/sub / 2][W][2], or the high nibbles of 4-bit scales
     d, dmin  f16[W] each, where scales and mins are integers
+    shifts   u16[W]: bit j is the shift bit of sub-block j, where it has no place beside the scale: for scales "i7" and
+             "odd7" it is the lowest bit of their byte
+Types with a scale per row have f32[W] before the first super-block, and no d and dmin.
 Float types: [column][W] elements.
 
 Activations ("acts"): columns x of the product, quantized to s8 in tiles of T columns. A record (slice of 256 columns of
@@ -32,6 +35,7 @@ from ..quants.table import row_bytes
 from ..simd import target
 
 SLICE = 256
+NIBBLES = ("u4", "odd4", "mid4")  # scales of 4 bits
 MIN_UNIT = 8  # fixed-point unit of sums32 and sums16: 32 * 127 * 8 fits int16
 
 
@@ -66,9 +70,9 @@ class PanelLayout:
     def scale_bytes(self) -> int:
         """Bytes of the scales per 32-column block."""
         q = self.quant
-        if q.scales == "f16":
-            return 2 * self.w * 32 // q.group
-        return self.subs * self.w // (2 if q.scales in ("u4", "odd4") and not self.packed_mins else 1)
+        if q.scales in ("f16", "one"):
+            return 2 * self.w * 32 // q.group if q.scales == "f16" else 0
+        return self.subs * self.w // (2 if q.scales in NIBBLES and not self.packed_mins else 1)
 
     @property
     def min_bytes(self) -> int:
@@ -82,8 +86,14 @@ class PanelLayout:
 
     @property
     def fixed_bytes(self) -> int:
-        """Bytes per super-block besides its blocks: d and dmin."""
-        return 2 * self.w * self.quant.int_scales + 2 * self.w * self.quant.int_mins
+        """Bytes per super-block besides its blocks: d, dmin and shifts."""
+        q = self.quant
+        return 2 * self.w * (q.block_d + (q.block_d and q.int_mins) + q.shift_words)
+
+    @property
+    def header_bytes(self) -> int:
+        """Bytes before the first super-block: the scales of the rows."""
+        return 4 * self.w * (self.quant.row is not None)
 
 
 def panel_bytes(type_name: str, k: int) -> int:
@@ -92,7 +102,7 @@ def panel_bytes(type_name: str, k: int) -> int:
     if isinstance(q, Plain):
         return k * width() * q.n_bytes
     layout = PanelLayout(q, width())
-    return k // 32 * layout.block_bytes + -(-k // SLICE) * layout.fixed_bytes
+    return layout.header_bytes + k // 32 * layout.block_bytes + -(-k // SLICE) * layout.fixed_bytes
 
 
 def weight_bytes(type_name: str, rows: int, k: int) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from ..quants import get
 from ..simd import ops
 from ..simd.ops import LANES, stack
-from .layout import PanelLayout
+from .layout import NIBBLES, PanelLayout
 from .panels import rows_to_tile, tile_to_planes
 from .rows import row_functions
 
@@ -25,20 +25,28 @@ def _pack_quant(q):
     lanes, block_bytes, per_block = LANES, q.n_bytes, max(q.block // 32, 1)
     planes, subs = sum(layout.plane_bytes), layout.subs
     min_base = planes + layout.scale_bytes
-    fixed, panel_block = layout.fixed_bytes, layout.block_bytes
+    fixed, panel_block, header, meta = layout.fixed_bytes, layout.block_bytes, layout.header_bytes, q.meta
+    row_scale, gain = rows.row, np.float32(q.gain)
     store_scale = _scale_store(q, layout, rows)
     store_min = _min_store(q, layout, rows)
     store_fixed = _fixed_store(q, rows)
+    store_shift = _shift_store(q, rows, (layout.fixed_bytes - 2 * LANES) if q.shift_words else 0)
 
     def pack(src, row_stride, n_rows, k, dst, ith, nth):
         tile = buffer()
         n_blocks = k // 32
-        panel_bytes = n_blocks * panel_block + (n_blocks + 7) // 8 * fixed
+        panel_bytes = header + n_blocks * panel_block + (n_blocks + 7) // 8 * fixed
         n_panels = (n_rows + lanes - 1) // lanes
         for panel in range(ith, n_panels, nth):
-            first = src + panel * lanes * row_stride
+            first = src + panel * lanes * row_stride + meta
             valid = min(lanes, n_rows - panel * lanes)
             p = dst + panel * panel_bytes
+            if header:
+                for r in range(lanes):
+                    ops.store_f32(
+                        p + 4 * r, row_scale(first - meta + r * row_stride) * gain if r < valid else np.float32(0)
+                    )
+            p += header
             for b0 in range(0, n_blocks, 8):
                 n = min(8, n_blocks - b0)
                 for b in range(n):
@@ -52,6 +60,7 @@ def _pack_quant(q):
                             block = first + at + r * row_stride
                             store_scale(p + n * planes, j, r, block, j0 + s, r < valid)
                             store_min(p + n * min_base, j, r, block, j0 + s, r < valid)
+                            store_shift(p + n * panel_block, j, r, block, j0 + s, r < valid)
                 for r in range(lanes):
                     store_fixed(
                         p + n * panel_block, r, first + b0 // per_block * block_bytes + r * row_stride, r < valid
@@ -65,8 +74,13 @@ def _scale_store(q, layout, rows):
     """Function (address of the super-block's scales, j, row, block address, j in the block, valid). In 4-bit packing
     the minimum of a sub-block, or the scale of the next one, shares the byte."""
     lanes, group, sub = LANES, q.group, q.sub
-    scale, scale_int, floor_int = rows.scale, rows.scale_int, rows.floor_int
-    if q.scales == "f16":
+    scale, scale_int, floor_int, shifted = rows.scale, rows.scale_int, rows.floor_int, rows.shifted
+    if q.scales == "one":
+
+        @ops.inline
+        def put(at, j, r, block, jj, valid):
+            pass
+    elif q.scales == "f16":
 
         @ops.inline
         def put(at, j, r, block, jj, valid):
@@ -76,7 +90,12 @@ def _scale_store(q, layout, rows):
         @ops.inline
         def put(at, j, r, block, jj, valid):
             ops.store_u8(at + j * lanes + r, (scale_int(block, jj) | floor_int(block, jj) << 4) if valid else 0)
-    elif q.scales in ("u4", "odd4"):
+    elif q.scales in ("i7", "odd7"):
+
+        @ops.inline
+        def put(at, j, r, block, jj, valid):
+            ops.store_u8(at + j * lanes + r, (scale_int(block, jj) << 1 | shifted(block, jj)) if valid else 0)
+    elif q.scales in NIBBLES:
 
         @ops.inline
         def put(at, j, r, block, jj, valid):
@@ -118,7 +137,7 @@ def _min_store(q, layout, rows):
 def _fixed_store(q, rows):
     """Function (address of d, row, block address, valid)."""
     d, dmin, lanes = rows.d, rows.dmin, LANES
-    if not q.int_scales:
+    if not q.block_d:
 
         @ops.inline
         def put(at, r, block, valid):
@@ -134,6 +153,24 @@ def _fixed_store(q, rows):
         def put(at, r, block, valid):
             ops.store_f16(at + 2 * r, d(block) if valid else np.float32(0))
             ops.store_f16(at + 2 * lanes + 2 * r, dmin(block) if valid else np.float32(0))
+
+    return put
+
+
+def _shift_store(q, rows, offset: int):
+    """Function (address of d, sub-block of the super-block, row, block address, j in the block, valid)."""
+    shifted = rows.shifted
+    if not q.shift_words:
+
+        @ops.inline
+        def put(at, j, r, block, jj, valid):
+            pass
+    else:
+
+        @ops.inline
+        def put(at, j, r, block, jj, valid):
+            p, bit = at + offset + 2 * r, shifted(block, jj) << j if valid else 0
+            ops.store_i16(p, ops.load_u16(p) | bit if j else bit)
 
     return put
 

@@ -11,10 +11,10 @@ from numba.extending import intrinsic
 
 from ..quants import Quant
 from ..simd import memory, ops
-from ..simd.core import I32, Tile, Vec, constant, held
+from ..simd.core import I32, Tile, Vec, broadcast, constant, held
 from ..simd.dots import Dots
 from ..simd.ops import F16, F32, I8L, I16V, I32V, LANES, U8, U8L, bits, cast, inline, load, splat
-from .layout import MIN_UNIT, PanelLayout
+from .layout import MIN_UNIT, NIBBLES, PanelLayout
 from .rows import row_functions
 
 WORDS = Vec("u32", LANES)  # a U8 vector seen as 32-bit words, for shifts
@@ -31,8 +31,9 @@ def _moved(b, v, shift: int, mask: int):
 
 def decode_block(q: Quant):
     """Function (super-block address, blocks in it, block) -> Tile(U8, 8): vector v = columns 4v..4v+3 of W rows,
-    levels already looked up, as products read them (Dots.stored)."""
+    levels already looked up and shifted, as products read them (Dots.stored)."""
     layout = PanelLayout(q, LANES)
+    shifts = _shift_reader(q, layout)
     tile = Tile(U8, 8)
 
     @intrinsic
@@ -51,9 +52,13 @@ def decode_block(q: Quant):
                         v = per * c + i
                         codes[v] = part if codes[v] is None else b.or_(codes[v], part)
                 before, low_bit = before + size, low_bit + width
+            codes = [_for_products(b, q, c) for c in codes]
+            if q.shift:
+                added = shifts(b, p, n, block)
+                codes = [b.add(c, added[v * layout.subs // 8]) for v, c in enumerate(codes)]
             out = ir.Constant(tile.ir, ir.Undefined)
             for v in range(8):
-                out = b.insert_value(out, _for_products(b, q, codes[v]), v)
+                out = b.insert_value(out, codes[v], v)
             return out
 
         return tile(types.int64, types.int64, types.int64), codegen
@@ -62,21 +67,47 @@ def decode_block(q: Quant):
 
 
 def _for_products(b, q, codes):
-    """Levels of a vector of codes, as products read them."""
-    dots, table = Dots(q.top), Vec("u8", 16)
+    """Levels of a vector of codes, as products read them: a shift may be added to them."""
+    dots = Dots(q.top)
     if q.levels is None:
         return dots.stored(b, codes)
-    levels = [x ^ 128 if dots.centred else x for x in q.levels] + [0] * (16 - len(q.levels))
-    return ops.lookup.op.pick(table, U8)(b, signature(U8, table, U8), held(b, constant(table, levels)), codes)
+    table = Vec("u8", ops.table_size(q.levels))
+    levels = [x ^ 128 if dots.centred else x for x in q.levels] + [0] * (table.lanes - len(q.levels))
+    values = constant(table, levels)
+    values = held(b, values) if table.lanes == 16 else values  # larger ones are several registers
+    return ops.lookup.op.pick(table, U8)(b, signature(U8, table, U8), values, codes)
+
+
+def _shift_reader(q: Quant, layout: PanelLayout):
+    """Function (builder, super-block, blocks in it, block) -> U8 per sub-block of the block: the shift in all four
+    columns of the rows whose shift bit is set."""
+    embedded, planes, subs, delta = not q.shift_words, sum(layout.plane_bytes), layout.subs, 0x01010101 * q.shift
+    word = ir.VectorType(ir.IntType(8 if embedded else 16), LANES)
+
+    def read(b, p, n, block):
+        first = b.mul(block, n.type(subs))
+        if embedded:
+            at = b.add(b.add(p, b.mul(n, n.type(planes))), b.mul(first, n.type(LANES)))
+        else:
+            at = b.add(b.add(p, b.mul(n, n.type(layout.block_bytes))), n.type(layout.fixed_bytes - 2 * LANES))
+        out = []
+        for s in range(subs):
+            bits = b.zext(memory.emit_load(b, b.add(at, n.type(s * LANES if embedded else 0)), word), I32V.ir)
+            up = I32(31) if embedded else b.sub(I32(31 - s), b.trunc(first, I32))
+            mask = b.ashr(b.shl(bits, broadcast(b, up, I32V)), constant(I32V, 31))
+            out.append(b.bitcast(b.and_(mask, constant(I32V, delta)), U8.ir))
+        return out
+
+    return read
 
 
 def scale_reader(q: Quant):
     """Functions d(super-block, n) -> F32 and scale(super-block, n, j, d) -> F32 of sub-block j for W rows; scale
-    includes d."""
+    includes d, but not the scales of rows."""
     layout = PanelLayout(q, LANES)
     planes, fixed, group, sub, unit = sum(layout.plane_bytes), layout.block_bytes, q.group, q.sub, np.float32(q.unit)
     stored, to_float = stored_scales(q, layout), scale_vector(q.scales)
-    if q.int_scales:
+    if q.block_d:
 
         @inline
         def d(p, n):
@@ -92,11 +123,21 @@ def scale_reader(q: Quant):
     def d(p, n):
         return splat(F32, np.float32(1))
 
-    if q.scales == "f16":
+    if q.scales == "one":
+
+        @inline
+        def scale(p, n, j, d):
+            return d
+    elif q.scales == "f16":
 
         @inline
         def scale(p, n, j, d):
             return cast(F32, load(F16, p + n * planes + j * sub // group * (2 * LANES)))
+    elif q.unit != 1:
+
+        @inline
+        def scale(p, n, j, d):
+            return to_float(stored(p + n * planes, j)) * unit
     else:
 
         @inline
@@ -108,7 +149,7 @@ def scale_reader(q: Quant):
 
 def stored_scales(q: Quant, layout: PanelLayout):
     """Function (address of a super-block's scales, j) -> I32V of the integers of sub-block j."""
-    if q.scales in ("u4", "odd4"):
+    if q.scales in NIBBLES:
         if layout.packed_mins:
 
             @inline
@@ -120,11 +161,11 @@ def stored_scales(q: Quant, layout: PanelLayout):
             def stored(at, j):
                 return cast(I32V, ops.field(load(U8L, at + (j >> 1) * LANES), 4 * (j & 1), 4))
     else:
-        lane = I8L if q.scales == "i8" else U8L
+        lane, bit = I8L if q.scales in ("i8", "i7") else U8L, int(q.scales in ("i7", "odd7"))
 
         @inline
         def stored(at, j):
-            return cast(I32V, load(lane, at + j * LANES))
+            return cast(I32V, load(lane, at + j * LANES)) >> bit
 
     return stored
 
@@ -149,6 +190,16 @@ def scale_vector(kind: str):
         @inline
         def number(s):
             return cast(F32, s + s + 1)
+    elif kind == "odd7":
+
+        @inline
+        def number(s):
+            return cast(F32, s + s - 127)
+    elif kind == "mid4":
+
+        @inline
+        def number(s):
+            return cast(F32, s - 8)
     else:
 
         @inline
@@ -188,21 +239,28 @@ def min_reader(q: Quant):
         def pairs(p, n, jj):
             return cast(I16V, load(pair, p + n * base + jj * (2 * LANES)))
 
-    @inline
-    def unit(p, n):
-        return cast(F32, load(F16, p + n * fixed + 2 * LANES)) * factor
+    if q.row:
+
+        @inline
+        def unit(p, n):
+            return splat(F32, factor)
+    else:
+
+        @inline
+        def unit(p, n):
+            return cast(F32, load(F16, p + n * fixed + 2 * LANES)) * factor
 
     return pairs, unit
 
 
-def rows_to_tile(q: Quant):
+def rows_to_tile(q: Quant, decoded: bool = False):
     """Function (first row's block address, row stride, valid rows, sub-blocks before, tile address): one
-    32-column block of W rows as u8[8][W][4] raw codes.
+    32-column block of W rows as u8[8][W][4] raw codes, or levels if `decoded`.
 
-    Rows past `valid` get code 0 repeated.
+    Rows past `valid` get 0 repeated.
     """
     rows = row_functions(q)
-    raw, subs, lanes = rows.raw, 32 // q.sub, LANES
+    raw, subs, lanes = rows.levels if decoded else rows.raw, 32 // q.sub, LANES
     scatter = _scatter_words(q.sub)
 
     @inline

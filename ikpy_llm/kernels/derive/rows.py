@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..quants import Quant
-from ..simd.ops import f32_from_bits, inline, lookup
+from ..simd.ops import byte_vector, f32_from_bits, inline, load_f16, load_f32, lookup
 from .blocks import block_at, compiled
 
 
@@ -16,20 +16,23 @@ from .blocks import block_at, compiled
 class RowFunctions:
     """Inlined kernel functions of one type; a block is named by its address, j is the sub-block.
 
-    raw(address, j) -> u8 vector of `sub` stored codes; value(codes) -> u8 vector of level + zero;
-    scale(address, j), floor(address, j) -> float32;
+    raw(address, j) -> u8 vector of `sub` stored codes; levels(address, j) -> u8 vector of level (+ shift) + zero;
+    scale(address, j), floor(address, j) -> float32, without the row's scale;
     scale_int, floor_int -> int64 as stored, where they are no half floats; d(address), dmin(address) -> float32,
-    without the type's unit.
+    without the type's unit; shifted(address, j) -> 0 or 1; row(row address) -> float32, the scale before its first
+    block (1 for types without).
     """
 
     raw: Any
-    value: Any
+    levels: Any
     scale: Any
     floor: Any
     scale_int: Any
     floor_int: Any
     d: Any
     dmin: Any
+    shifted: Any
+    row: Any
 
 
 def value_function(q: Quant):
@@ -41,11 +44,7 @@ def value_function(q: Quant):
             return codes
 
         return value
-    if len(q.levels) > 16:
-        raise NotImplementedError(f"{q.name}: tables of more than 16 levels")
-    from ..simd.ops import table16
-
-    levels = table16(q.levels)
+    levels = byte_vector(q.levels)
 
     @inline
     def value(codes):
@@ -57,18 +56,42 @@ def value_function(q: Quant):
 def row_functions(q: Quant) -> RowFunctions:
     at = block_at(q)
     fns = {k: compiled(f) for k, f in q.functions.items()}
-    codes, scale_of, floor_of = fns["codes"], fns["scale"], fns.get("floor")
+    codes, scale_of, floor_of = fns["codes"], fns.get("scale"), fns.get("floor")
 
     @inline
     def raw(address, j):
         return codes(at(address), j)
 
-    d, dmin = block_factor(at, fns, "d"), block_factor(at, fns, "dmin") if q.int_mins else None
-    scale_int, to_float, unit = None, scale_float(q.scales), np.float32(q.unit)
+    value, shift, shifted_of = value_function(q), q.shift, fns.get("shifted")
 
     @inline
-    def scale_stored(address, j):
-        return scale_of(at(address), j)
+    def shifted(address, j):
+        return shifted_of(at(address), j)
+
+    if shift:
+
+        @inline
+        def levels(address, j):
+            return value(raw(address, j)) + shift * shifted(address, j)
+    else:
+
+        @inline
+        def levels(address, j):
+            return value(raw(address, j))
+
+    d, dmin = block_factor(q, at, fns, "d"), block_factor(q, at, fns, "dmin") if q.int_mins else None
+    scale_int, to_float, unit = None, scale_float(q.scales), np.float32(q.unit)
+
+    if q.scales == "one":
+
+        @inline
+        def scale_stored(address, j):
+            return 1
+    else:
+
+        @inline
+        def scale_stored(address, j):
+            return scale_of(at(address), j)
 
     if q.scales == "f16":
         scale = scale_stored
@@ -99,13 +122,40 @@ def row_functions(q: Quant) -> RowFunctions:
 
     floor = none if q.mins is None else floor_stored if q.mins == "f16" else scaled_floor
     floor_int = floor_stored if q.int_mins else None
-    return RowFunctions(raw, value_function(q), scale, floor, scale_int, floor_int, d, dmin)
+    return RowFunctions(raw, levels, scale, floor, scale_int, floor_int, d, dmin, shifted, row_factor(q))
 
 
-def block_factor(at, functions: dict, name: str):
-    """Function (block address) -> float32: the block's d or dmin, a field or a function of the declaration."""
+def row_factor(q: Quant):
+    """Function (row address) -> float32: the row's scale, 1 for types without."""
+    if q.row is None:
+
+        @inline
+        def factor(address):
+            return np.float32(1)
+    elif q.row == "f16":
+
+        @inline
+        def factor(address):
+            return load_f16(address)
+    else:
+
+        @inline
+        def factor(address):
+            return load_f32(address)
+
+    return factor
+
+
+def block_factor(q: Quant, at, functions: dict, name: str):
+    """Function (block address) -> float32: the block's d or dmin, a field or a function of the declaration; 1 where the
+    row has the scale."""
     of = functions.get(name)
-    if of is not None:
+    if q.row is not None:
+
+        @inline
+        def factor(address):
+            return np.float32(1)
+    elif of is not None:
 
         @inline
         def factor(address):
@@ -144,6 +194,16 @@ def scale_float(kind: str):
         @inline
         def number(s):
             return np.float32(2 * s + 1)
+    elif kind == "odd7":
+
+        @inline
+        def number(s):
+            return np.float32(2 * s - 127)
+    elif kind == "mid4":
+
+        @inline
+        def number(s):
+            return np.float32(s - 8)
     else:
 
         @inline

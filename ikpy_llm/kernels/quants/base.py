@@ -1,9 +1,10 @@
 """How a quantization type is declared. Every file beside this one declares one type; the folder is the registry.
 Imports no Numba.
 
-    value(row, column) = scale(b, j) * (codes(b, j) - zero) - floor(b, j)
+    value(row, column) = row * (scale(b, j) * (levels[codes(b, j)] + shift * shifted(b, j) - zero) - floor(b, j))
 
-for sub-block j of block b. codes are unsigned bytes, so that every type feeds the same u8 x s8 dot product.
+for sub-block j of block b. codes are unsigned bytes, so that every type feeds the same u8 x s8 dot product. Most types
+have neither a scale per row nor a table that shifts; without levels a code is its own level.
 The functions of a declaration are plain Python over `simd`; derive/ compiles them into every kernel.
 """
 
@@ -41,7 +42,9 @@ class Field:
 
 
 FLOAT_SCALES = ("f16", "e8m0", "ue4m3")  # a number by itself: half float, 2^(e-128), or 8-bit float of NVFP4
-INT_SCALES = ("u8", "i8", "u4", "odd4")  # an integer to be multiplied by the block's d; odd4: s stands for 2s + 1
+# Integers to be multiplied by d of the block or row. odd4: s stands for 2s + 1; mid4: for s - 8; odd7: for 2s - 127.
+# i7 and odd7 share a byte with the sub-block's shift bit. one: no scales at all, 1.
+INT_SCALES = ("u8", "i8", "u4", "odd4", "mid4", "i7", "odd7", "one")
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ class Quant:
     mins: what floor(b, j) returns: "f16", or integers "u8", "i8", "u4" to be multiplied by the block's dmin, or None;
     unit: factor of d and dmin; wider: panels may take over 3 % more bytes than the file, which buys a decode that keeps
     up with memory (api.quant_types() has the figure). A block's d and dmin are the fields or functions of these names.
+    shift: what is added to the levels of sub-blocks whose shifted(b, j) is 1 (their second table); row: "f32" or "f16",
+    a scale that stands at the start of every row and replaces d and dmin; meta: bytes before a row's first block;
+    gain: factor of the row's scale in products (the reference has it there and not where rows are decoded).
     """
 
     name: str
@@ -69,6 +75,10 @@ class Quant:
     mins: str | None
     unit: float
     wider: bool
+    shift: int
+    row: str | None
+    meta: int
+    gain: float
     functions: dict = field(hash=False, compare=False)
 
     is_float = False
@@ -80,7 +90,7 @@ class Quant:
     @property
     def top(self) -> int:
         """The largest code, or level of a code: some instruction sets multiply small ones faster."""
-        return max(self.levels or [2**self.bits - 1])
+        return max(self.levels or [2**self.bits - 1]) + self.shift
 
     @property
     def int_scales(self) -> bool:
@@ -89,6 +99,16 @@ class Quant:
     @property
     def int_mins(self) -> bool:
         return self.mins not in (None, "f16")
+
+    @property
+    def block_d(self) -> bool:
+        """Blocks of 256 columns have a scale of their own."""
+        return self.int_scales and self.row is None
+
+    @property
+    def shift_words(self) -> bool:
+        """Panels keep the shift bits in words of their own, because the scales leave no room for them."""
+        return self.shift != 0 and self.scales not in ("i7", "odd7")
 
 
 @dataclass(frozen=True)
@@ -100,7 +120,7 @@ class Plain:
     n_bytes: int
     block: int = 1
 
-    is_float, wider = True, False
+    is_float, wider, row = True, False, None
 
 
 def quant(
@@ -115,6 +135,9 @@ def quant(
     mins: str | None = None,
     unit: float = 1.0,
     wider: bool = False,
+    shift: int = 0,
+    row: str | None = None,
+    gain: float = 1.0,
     **fields: str,
 ):
     """Class decorator: the class becomes a Quant named after it. Fields are listed in file order; sizes are checked
@@ -133,7 +156,11 @@ def quant(
             )
         if scales not in FLOAT_SCALES + INT_SCALES or mins not in (None, "f16", "u8", "i8", "u4"):
             raise TypeError(f"{cls.__name__}: no scales {scales!r} with mins {mins!r}")
+        if (row is None) != (known.row_meta == 0) or (row and (scales not in INT_SCALES or mins == "f16")):
+            raise TypeError(f"{cls.__name__}: row={row!r} with {known.row_meta} bytes before a row, scales {scales!r}")
         functions = {k: v for k, v in vars(cls).items() if callable(v)}
+        if (shift != 0) != ("shifted" in functions):
+            raise TypeError(f"{cls.__name__}: shift and shifted() go together")
         codes = tuple(levels) if levels else None
         return Quant(
             cls.__name__,
@@ -149,6 +176,10 @@ def quant(
             mins,
             unit,
             wider,
+            shift,
+            row,
+            known.row_meta,
+            gain,
             functions,
         )
 
@@ -183,5 +214,12 @@ def declared_files() -> tuple[str, ...]:
 
 
 def names() -> list[str]:
-    """Names of all declared types, as ggml spells them."""
+    """Names of all declared types, as ggml spells them: those kernels are made for."""
     return [f.upper() for f in declared_files()]
+
+
+def file_types() -> list[str]:
+    """Names of all types a tensor of a file may have: rows of a declared type, interleaved ones, and I2_S."""
+    from .weave import types
+
+    return [name for name in names() if table.by_name(name).id >= 0] + [*types(), "I2_S"]

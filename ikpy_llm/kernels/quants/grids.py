@@ -40,3 +40,23 @@ def signed_levels(values: tuple[int, ...]) -> tuple[int, ...]:
     top, room = max(values), 1 << (len(values) - 1).bit_length()
     filled = [*values, *[0] * (room - len(values))]
     return tuple(top + v for v in filled) + tuple(top - v for v in filled)
+
+
+IQ2_KL_EVEN, IQ2_KL_ODD = (  # numbers of the levels of even and odd columns
+    Table(lambda digits=digits: bytes(map(int, digits)))
+    for digits in ("00111122222333344444555556666677", "25035712456045723456123450246725")
+)
+IQ4_SIGNED = Table(
+    lambda: bytes(v & 255 for v in (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113))
+)
+IQ1_BN_SOURCES = Table(lambda: bytes(12 if t == 15 else 3 * u + t // 5 for u in range(4) for t in range(16)))
+IQ1_BN_POWERS = Table(lambda: bytes((81, 27, 9, 3, 1)[u if t == 15 else t % 5] for u in range(4) for t in range(16)))
+
+
+def _powers() -> bytes:
+    """0xCBAC1FED^1 to ^8, then twice ^1 to ^4, as u32."""
+    powers = [pow(0xCBAC1FED, k + 1, 1 << 32) for k in range(8)]
+    return b"".join(p.to_bytes(4, "little") for p in powers + powers[:4] * 2)
+
+
+TRELLIS_POWERS = Table(_powers)

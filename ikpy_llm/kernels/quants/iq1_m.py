@@ -4,11 +4,11 @@ scale per 16; the bits of d stand in the top nibbles of the scales."""
 from .. import simd
 from .base import quant
 from .grids import IQ1_GRID
-from .shared import grid16, nibble
+from .shared import EIGHTHS, grid16, nibble
 
 
 @quant(
-    block=256, wider=True, sub=16, bits=3, zero=9, levels=(2, 10, 18, 9, 0, 8, 16, 9), scales="odd4", unit=1 / 8,
+    block=256, wider=True, sub=16, bits=3, zero=9, levels=EIGHTHS, scales="odd4", unit=1 / 8,
     qs="u8[32]", qh="u8[16]", sc="u16[4]",
 )  # fmt: skip
 class IQ1_M:

@@ -130,8 +130,16 @@ _ROWS = (
     ("NVFP4", 40, 64, 36, 0, 1),
 )
 
-BY_NAME = {row[0]: TypeInfo(*row) for row in _ROWS}
-BY_ID = {info.id: info for info in BY_NAME.values()}
+# Rows of interleaved types that have no type of their own in files: what unweaving makes of X_R4, X_R8, X_R16.
+_TAKEN_APART = (
+    ("IQ1_S_R1", -1, 32, 6, 2, 1),
+    ("IQ1_M_R1", -1, 32, 7, 2, 1),
+    ("Q8_K_R1", -1, 256, 258, 0, 1),
+    ("Q8_KV_R1", -1, 32, 32, 4, 1),
+)
+
+BY_ID = {row[1]: TypeInfo(*row) for row in _ROWS}
+BY_NAME = {info.name: info for info in BY_ID.values()} | {row[0]: TypeInfo(*row) for row in _TAKEN_APART}
 
 # llama.cpp's names where they differ from ik_llama.cpp's
 ALIASES = {"Q1_0": "Q1_0_G128"}

@@ -2,11 +2,7 @@
 
 from .. import simd
 from .base import quant
-
-
-def digit(v, power):
-    """The digit that multiplying by a power of 3 brings to the top: (3 * (v * power mod 256)) / 256."""
-    return simd.cast(simd.U8X16, simd.cast(simd.U16X16, v * power) * 3 >> 8)
+from .shared import digit
 
 
 @quant(block=256, wider=True, group=256, bits=2, zero=1, qs="u8[48]", qh="u8[4]", d="f16")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llvmlite import ir
 
 from . import ops, threads
-from .core import I32, call, constant
+from .core import I32, call, constant, shuffle
 
 
 def _sixteen(acc, u, s):
@@ -38,7 +38,9 @@ def _(b, sig, acc, u, s):
 
 @ops.lookup.op.native("neon", when=lambda t, i: i.lanes == 16)
 def _(b, sig, table, index):
-    return call(b, "llvm.aarch64.neon.tbl1.v16i8", index.type, table, index)
+    n = sig.args[0].lanes // 16
+    parts = [shuffle(b, table, table, range(16 * i, 16 * i + 16)) for i in range(n)]
+    return call(b, f"llvm.aarch64.neon.tbl{n}.v16i8", index.type, *parts, index)
 
 
 @threads.pause.op.native("neon")

@@ -12,7 +12,9 @@ F32, I32V, U32V = Vec("f32", LANES), Vec("i32", LANES), Vec("u32", LANES)
 F16, U16 = Vec("f16", LANES), Vec("u16", LANES)
 U8, I8V, I16V = Vec("u8", 4 * LANES), Vec("i8", 4 * LANES), Vec("i16", 2 * LANES)
 U8L, I8L = Vec("u8", LANES), Vec("i8", LANES)  # one byte per f32 lane
-U8X8, U8X16, U8X32, U16X16 = Vec("u8", 8), Vec("u8", 16), Vec("u8", 32), Vec("u16", 16)
+U8X8, U8X16, U8X32 = Vec("u8", 8), Vec("u8", 16), Vec("u8", 32)
+U16X8, U16X16 = Vec("u16", 8), Vec("u16", 16)
+U32X4, U32X8, I32X8, I8X32 = Vec("u32", 4), Vec("u32", 8), Vec("i32", 8), Vec("i8", 32)
 
 f32, i64 = types.float32, types.int64
 inline = njit(forceinline=True, error_model="numpy")  # for helper functions of kernels

@@ -260,7 +260,7 @@ def interleave_high(b, sig, v, w):
 
 @op(lambda table, index: index)
 def lookup(b, sig, table, index):
-    """out[k] = table[index[k]] for a u8 table of 16 entries and u8 indices below 16."""
+    """out[k] = table[index[k]] for a u8 table of 16, 32 or 64 entries and u8 indices below that."""
     out = ir.Constant(index.type, ir.Undefined)
     for k in range(sig.args[1].lanes):
         out = b.insert_element(out, b.extract_element(table, b.zext(b.extract_element(index, I32(k)), I32)), I32(k))
@@ -274,14 +274,19 @@ def bits32(b, sig, mask):
 
 
 # ---------------------------------------------------------------- constants and scratch, made at build time
-def table16(values):
-    """A function without arguments that returns the 16 bytes `values` as a U8X16 constant (fewer values: padded
-    with 0)."""
-    padded = [*values, *[0] * (16 - len(values))]
+def table_size(values) -> int:
+    """Entries of the table `lookup` takes for so many values."""
+    return next(n for n in (16, 32, 64) if len(values) <= n)
 
-    @op(lambda: U8X16)
+
+def byte_vector(values):
+    """A function without arguments that returns the bytes `values` as a constant of 16, 32 or 64 (padded with 0)."""
+    vec = Vec("u8", table_size(values))
+    padded = [*values, *[0] * (vec.lanes - len(values))]
+
+    @op(lambda: vec)
     def table(b, sig):
-        return constant(U8X16, padded)
+        return constant(vec, padded)
 
     return table
 

@@ -63,19 +63,34 @@ def _(b, sig, acc, x, y):
     return call(b, "llvm.x86.avx512.vpdpwssd.512", acc.type, acc, x, y)
 
 
-@ops.lookup.op.native("avx2", when=lambda t, i: i.lanes == 32)
-def _(b, sig, table, index):
-    return call(b, "llvm.x86.avx2.pshuf.b", index.type, shuffle(b, table, table, list(range(16)) * 2), index)
+_SHUFFLES = {16: "llvm.x86.ssse3.pshuf.b.128", 32: "llvm.x86.avx2.pshuf.b", 64: "llvm.x86.avx512.pshuf.b.512"}
 
 
+def _lookup(b, table, index, first: int, size: int):
+    """Entries first .. first+size of the table by the low bits of the index: byte shuffles (which read 4 bits) of 16
+    entries each, joined by the higher bits, highest last."""
+    n = index.type.count
+    if size == 16:
+        return call(
+            b, _SHUFFLES[n], index.type, shuffle(b, table, table, [*range(first, first + 16)] * (n // 16)), index
+        )
+    low, high = (_lookup(b, table, index, first + i, size // 2) for i in (0, size // 2))
+    w16 = Vec("i16", n // 2)  # the bit that decides moves to the sign of its byte
+    up = b.shl(b.bitcast(index, w16.ir), constant(w16, {32: 3, 64: 2}[size]))
+    chosen = b.icmp_signed("<", b.bitcast(up, index.type), ir.Constant(index.type, None))
+    return b.select(chosen, high, low)
+
+
+@ops.lookup.op.native("avx2", when=lambda t, i: i.lanes in (16, 32))
 @ops.lookup.op.native("avx512bw", when=lambda t, i: i.lanes == 64)
 def _(b, sig, table, index):
-    return call(b, "llvm.x86.avx512.pshuf.b.512", index.type, shuffle(b, table, table, list(range(16)) * 4), index)
+    return _lookup(b, table, index, 0, sig.args[0].lanes)
 
 
-@ops.lookup.op.native("avx2", when=lambda t, i: i.lanes == 16)
+@ops.lookup.op.native("avx512vbmi", when=lambda t, i: t.lanes in (32, 64) and i.lanes == 64)
 def _(b, sig, table, index):
-    return call(b, "llvm.x86.ssse3.pshuf.b.128", index.type, table, index)
+    whole = shuffle(b, table, table, [*range(sig.args[0].lanes)] * (64 // sig.args[0].lanes))
+    return call(b, "llvm.x86.avx512.permvar.qi.512", index.type, whole, index)
 
 
 @threads.pause.op.native("sse2")
