@@ -180,8 +180,8 @@ def test_types_without_kernels_are_named(folder):
     m = tiny_llama.meta()
     tensors = tiny_llama.tensors(m)
     shape = tensors["blk.1.attn_q.weight"][1]
-    tensors["blk.1.attn_q.weight"] = ("Q8_KV", shape, bytes(table.tensor_bytes("Q8_KV", shape)))
-    with pytest.raises(ModelFileError, match=r"'blk.1.attn_q.weight': .*Q8_KV has no kernels yet; there are: .*Q4_0"):
+    tensors["blk.1.attn_q.weight"] = ("Q8_1", shape, bytes(table.tensor_bytes("Q8_1", shape)))
+    with pytest.raises(ModelFileError, match=r"'blk.1.attn_q.weight': .*Q8_1 has no kernels yet; there are: .*Q4_0"):
         session(gguf_writer.write(folder / "kv.gguf", m, tensors))
 
 
