@@ -189,9 +189,14 @@ class Terminal:
     def __init__(self, *words):
         self.master, slave = pty.openpty()
         command = [sys.executable, "-m", "ikpy_llm", "run", *map(str, words)]
+        ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # as a shell's background job, and inherited
+        if ignored:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen(
             command, stdin=slave, stdout=slave, stderr=slave, cwd=ROOT, start_new_session=True
         )
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.close(slave)
         self.text = ""
 

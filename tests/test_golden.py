@@ -60,6 +60,33 @@ def test_model_of_many_types():
     assert (logits.argmax(1) == golden["hf_deq"].argmax(1)).mean() > 0.97
 
 
+# Files of the types that only ik_llama.cpp has, interleaved ones too: largest and mean difference of its own logits to
+# float32 arithmetic on the dequantized weights (golden/README.md); see test_model_of_many_types for 1.47.
+MIXES = {
+    "llama.mixB": (0.23, 0.022),
+    "llama.mixC": (0.25, 0.021),
+    "llama.mixD": (0.24, 0.022),
+    "bitnet.iq2_bn": (4.3e-2, 6e-3),
+    "bitnet.iq1_bn": (4.3e-2, 6e-3),
+}
+
+
+@pytest.mark.model
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="IKPY_GOLDEN does not name the folder of the reference data")
+@pytest.mark.parametrize("name", MIXES)
+def test_types_of_ik_in_whole_models(name):
+    golden = np.load(GOLDEN / "models" / f"{name}.npz")
+    expected = golden["long.hf_deq"].astype(np.float32)
+    if "long.hf_deq_ktscale_delta" in golden:  # products of two trellis types have a factor that their rows have not
+        expected = expected + golden["long.hf_deq_ktscale_delta"].astype(np.float32)
+    for repack in True, False:
+        with Model.load(GOLDEN / "models" / f"{name}.gguf", threads=2, n_ctx=256, repack=repack) as model:
+            logits = model.logits(golden["long.ids"])
+        error, (highest, mean) = abs(logits - expected), MIXES[name]
+        assert error.max() < 1.47 * highest and error.mean() < mean, (repack, error.max(), error.mean())
+        assert (logits.argmax(1) == expected.argmax(1)).mean() > 0.97
+
+
 # Largest and mean difference to transformers on the long prompt: twice those of ik_llama.cpp (golden/README.md).
 TINY = {
     "qwen3": (4.2e-3, 1.8e-4),

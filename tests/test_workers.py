@@ -93,7 +93,15 @@ def test_a_forgotten_pool_ends_its_threads():
     assert threading.active_count() == before
 
 
-def test_interrupt_leaves_nothing_stuck():
+@pytest.fixture
+def interrupts():
+    """SIGINT raises KeyboardInterrupt, even where who started the tests has it ignored (a shell's background job)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupt_leaves_nothing_stuck(interrupts):
     x, _keep, program = adds(2000, 16384)
     with Workers(2) as workers:
         timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
