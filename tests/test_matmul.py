@@ -263,26 +263,36 @@ def test_every_scale_byte(name, count):
 
 
 # ---------------------------------------------------------------- references from elsewhere
-@pytest.mark.parametrize("name", [t for t in TYPES if t + ".q" in GOLDEN])
-def test_golden_products(name):
+BEYOND = pytest.mark.xfail(strict=True, reason="1.84e-2 to the reference's 1.57e-2: our activation scales are coarser")
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "theirs"),
+    [
+        pytest.param(t, n, theirs, id=f"{t}-{n}", marks=[BEYOND] * ((t, n) == ("IQ3_KT", 3)))
+        for t in TYPES
+        if t + ".q" in GOLDEN
+        for n, theirs in zip((3, 64), GOLDEN[t + ".relrms"].tolist(), strict=True)
+    ],
+)
+def test_golden_products(name, n, theirs):
     """Weights and activations (with outliers) of ik_llama.cpp, whose error is the measure of ours.
 
     It has a float scale per 32 columns, we have a power of two: our steps are 1 to 2 times as large, evenly on a
     logarithmic scale, so the errors are sqrt(3 / (2 ln 2)) = 1.47 times as large. Where it has a scale per 256 columns
-    itself (its error is then above 1.4e-2, for three columns above 1.9e-2) ours must not be larger than its own.
+    itself (its error is then above 1.4e-2, for three columns above 1.7e-2) ours must not be larger than its own.
     """
     q, x = GOLDEN[name + ".q"], GOLDEN["act"]
     m = Matrix(name, *GOLDEN[name + ".deq"].shape, raw=q)
-    for n, theirs in zip((3, 64), GOLDEN[name + ".relrms"], strict=True):
-        exact = x[:n].astype(np.float64) @ m.parts.exact.T
-        y = m.run("gemm", x[:n])
-        check(m, "gemm", x[:n], y)
-        error = np.sqrt(((y - exact) ** 2).mean() / (exact**2).mean())
-        if m.is_float:
-            assert error < 5e-7
-        else:
-            fine = 1.4e-2 if n == 64 else 1.9e-2
-            assert error <= (min(1.47 * theirs, fine) if theirs < fine else theirs), (n, error, float(theirs))
+    exact = x[:n].astype(np.float64) @ m.parts.exact.T
+    y = m.run("gemm", x[:n])
+    check(m, "gemm", x[:n], y)
+    error = np.sqrt(((y - exact) ** 2).mean() / (exact**2).mean())
+    if m.is_float:
+        assert error < 5e-7
+    else:
+        fine = 1.4e-2 if n == 64 else 1.7e-2
+        assert error <= (min(1.47 * theirs, fine) if theirs < fine else theirs), (n, error, theirs)
 
 
 # ---------------------------------------------------------------- other targets, guard pages

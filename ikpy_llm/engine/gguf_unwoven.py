@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 
+from ikpy_llm.engine import cores
 from ikpy_llm.engine.memory import Memory
 from ikpy_llm.kernels.derive import api
 from ikpy_llm.kernels.quants import table, weave
@@ -31,10 +30,7 @@ class UnwovenTensor:
     def data(self) -> np.ndarray:
         """Rows of type `type_name`: uint8 (n_bytes,)."""
         if self._memory is None:
-            memory, threads = (
-                Memory(self.n_bytes),
-                len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
-            )
+            memory, threads = Memory(self.n_bytes), cores.default_threads()
             api.unweave(self.stored.data, self.stored.type_name, self._rows, self._columns, memory.bytes, threads)
             self._memory = memory
             self.stored.release()
