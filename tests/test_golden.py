@@ -3,14 +3,17 @@
 The data were made with transformers and ik_llama.cpp; the bounds are the differences those two show among themselves.
 """
 
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ikpy_llm import Model
+from ikpy_llm import Model, models
 from ikpy_llm.engine.gguf import open_gguf
+from ikpy_llm.engine.options import Options
+from ikpy_llm.engine.session import Session
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = Path(os.environ.get("IKPY_GOLDEN", "golden"))
@@ -131,14 +134,72 @@ DEEPSEEK = {
 @pytest.mark.parametrize(("name", "key"), DEEPSEEK)
 @pytest.mark.parametrize("mla", range(4))
 def test_latent_attention_agrees_in_every_mode(name, key, mla):
-    """But for a position or two where the choice of experts is nearly a tie: golden/README.md knows of one."""
+    """But for a position or two, see clear_mean: golden/README.md knows of one."""
     golden = np.load(GOLDEN / "models" / f"{name}.npz")
     ids, expected = golden["long.ids"], golden[f"long.{key}"].astype(np.float32)
     with Model.load(GOLDEN / "models" / f"{name}.gguf", n_ctx=512, mla=mla, threads=2) as model:
-        error = np.sort(abs(model.logits(ids) - expected).mean(1))[:-2]
-        assert error.mean() < DEEPSEEK[name, key]
+        assert clear_mean(abs(model.logits(ids) - expected)) < DEEPSEEK[name, key]
         if mla == 3:
             assert greedy(model, ids, 64) == list(golden[f"long.{key}_greedy"])
+
+
+# Without the limit on groups of experts, which ik_llama.cpp does not know; mean difference as ik_llama.cpp's.
+GROUPS = "deepseek2.expert_group_count", "deepseek2.expert_group_used_count"
+WITHOUT_GROUPS = {"deepseek2_v3": ("hf", 5e-4), "deepseek2_v3.mix": ("hf_deq", 0.0118)}
+
+
+def opened(name, groups=True, **options):
+    """A golden model, with or without the limit on groups of experts."""
+    file = open_gguf(GOLDEN / "models" / f"{name}.gguf")
+    for key in () if groups else GROUPS:
+        del file.meta[key]
+    session = Session(file, models.builder(file.meta, name), Options(n_ctx=512, threads=2, **options))
+    return Model(session, file.meta, name, 0.0)
+
+
+def clear_mean(error):
+    """Mean without the two worst positions: where the choice of experts is nearly a tie, all logits move."""
+    return np.sort(error.mean(1))[:-2].mean()
+
+
+@pytest.mark.model
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="IKPY_GOLDEN does not name the folder of the reference data")
+@pytest.mark.parametrize("name", WITHOUT_GROUPS)
+@pytest.mark.parametrize("mla", range(4))
+def test_experts_without_groups(name, mla):
+    key, mean = WITHOUT_GROUPS[name]
+    golden = np.load(GOLDEN / "models" / f"{name}.npz")
+    expected = golden[f"long.{key}"].astype(np.float32)
+    if key == "hf":
+        expected = expected + golden["long.hf_nogroup_delta"]
+    with opened(name, groups=False, mla=mla) as model:
+        logits = model.logits(golden["long.ids"])
+    assert clear_mean(abs(logits - expected)) < mean
+    assert (logits.argmax(1) == expected.argmax(1)).mean() > 0.97
+
+
+@pytest.mark.model
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="IKPY_GOLDEN does not name the folder of the reference data")
+def test_experts_of_many_types():
+    golden = np.load(GOLDEN / "models/qwen3moe.mix.npz")
+    expected = golden["long.hf_deq"].astype(np.float32)
+    for repack in True, False:
+        with opened("qwen3moe.mix", repack=repack) as model:
+            logits = model.logits(golden["long.ids"])
+        assert clear_mean(abs(logits - expected)) < 0.0196, repack  # ik_llama.cpp, all positions
+        assert (logits.argmax(1) == expected.argmax(1)).mean() > 0.96
+
+
+@pytest.mark.model
+@pytest.mark.skipif(not GOLDEN.is_dir(), reason="IKPY_GOLDEN does not name the folder of the reference data")
+@pytest.mark.parametrize("name", sorted(f.stem for f in (GOLDEN / "models").glob("*.gguf")))
+def test_perplexity_of_the_held_out_text(name):
+    golden = np.load(GOLDEN / "models" / f"{name}.npz")
+    stated = json.loads(str(golden["report"]))["ppl_ctx256"]
+    expected = next(stated[k] for k in ("hf_deq_ktscale", "hf_deq", "hf") if k in stated)
+    text = (GOLDEN / "text/heldout.txt").read_text(encoding="utf-8")
+    with opened(name, groups=name != "deepseek2_v3.mix") as model:
+        assert model.perplexity(text, 256).value == pytest.approx(expected, rel=1e-3)
 
 
 def test_text_of_a_greedy_continuation(llama):
