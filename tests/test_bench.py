@@ -6,9 +6,10 @@ import json
 import sqlite3
 
 import pytest
+import tiny_deepseek2
 import tiny_model
 
-from ikpy_llm.cli import bench_plot, bench_report, bench_result
+from ikpy_llm.cli import bench_plot, bench_report, bench_result, bench_run
 from ikpy_llm.cli.bench_result import Result, Test
 from ikpy_llm.cli.commands import bench
 from ikpy_llm.cli.options import Pair, parse
@@ -179,6 +180,22 @@ def test_json_records():
     assert first["roof_share"] == pytest.approx(2 / 3, abs=1e-5) and first["rpc"] == "0"
     assert first["model_share"] == pytest.approx(300 * 10**9 / 1e9 / 1000)
     assert second["roof_gbps"] is None and second["profile"] == {"seconds": 1.5}
+
+
+def test_what_a_model_with_experts_and_latents_was_run_with(tmp_path):
+    path = tiny_deepseek2.write(tmp_path / "deepseek2.gguf")
+    for words, mla, ser in (([], 3, "-1,0"), (["-mla", "1", "-amb", "64", "-ser", "2,0.5"], 1, "2,0.5")):
+        ((setup, *_),) = bench.setups_of(options("-m", str(path), "-t", "1", *words), [])
+        with setup.open(256, lambda *_: None) as session:
+            result = bench_run.describe(session, Test(0, 1), 64, 64)
+        result.seconds.append(1.0)
+        found = bench_result.record(result, "b")
+        assert (found["mla_attn"], found["ser"], found["fused_moe"]) == (mla, ser, True)
+        assert found["attn_max_batch"] == (64 if words else 256)
+    head, _, row, *_ = printed("md", a_result(mla_attn=1, ser="2,0.5"), shown={"mla_attn", "ser"}).splitlines()
+    assert "| threads | mla |        ser |          test |" in head and "|       1 |   1 |      2,0.5 |" in row
+    found = bench_result.record(a_result(), "b")
+    assert (found["mla_attn"], found["attn_max_batch"], found["ser"]) == (0, 0, "-1,0")
 
 
 def test_dialect_of_llama_cpp():

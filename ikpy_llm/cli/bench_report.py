@@ -18,6 +18,9 @@ COLUMNS = (
     ("threads", "n_threads", 7),
     ("n_batch", "n_batch", 7),
     ("n_ubatch", "n_ubatch", 8),
+    ("mla", "mla_attn", 3),
+    ("amb", "attn_max_batch", 5),
+    ("ser", "ser", 10),
     ("rtr", "repack", 3),
     ("test", "test", 13),
     ("t/s", "t/s", 16),
@@ -26,7 +29,7 @@ COLUMNS = (
     ("roof", "roof_share", 6),
 )
 LLAMA = {"repack": ("rpk", 3), "test": ("test", 15), "t/s": ("t/s", 20)}
-OPTIONAL = {"n_batch", "n_ubatch", "repack", "gbps", "gmacs", "roof_share"}
+OPTIONAL = {"n_batch", "n_ubatch", "mla_attn", "attn_max_batch", "ser", "repack", "gbps", "gmacs", "roof_share"}
 
 
 class Writer:

@@ -26,8 +26,8 @@ RATES = ("gbps", "gmacs", "roof_gbps", "roof_gmacs", "roof_share", "model_share"
 MACHINE = ("target", "cores_allowed", "memory_gib", "python", "numba", "llvmlite", "numpy", "load_average")
 CONSTANT = {
     "build_number": 0, "rpc": "0", "gpu_info": "", "n_gpu_layers": 0, "split_mode": "layer", "main_gpu": 0,
-    "flash_attn": True, "mla_attn": 0, "attn_max_batch": 0, "ser": "-1,0", "reuse": True, "tensor_split": "0.00",
-    "max_gpu": 0, "cuda_params": "", "override_tensor": "none", "fused_moe": True,
+    "flash_attn": True, "reuse": True, "tensor_split": "0.00", "max_gpu": 0, "cuda_params": "",
+    "override_tensor": "none",
     "backends": "CPU", "cpu_mask": "0x0", "poll": 50, "n_cpu_moe": 0, "devices": "auto",
     "tensor_buft_overrides": "none", "lazy_mode": "none", "fit_target": 0, "fit_min_ctx": 0,
 }  # fmt: skip
@@ -99,6 +99,10 @@ class Result:
     macs: int
     layer_macs: int = 0  # of one token in the matrices of the layers
     idle_bytes: int = 0  # of the experts that a token does not use
+    mla_attn: int = 0  # as -mla, 0 where attention is not latent
+    attn_max_batch: int = 0  # MiB, as -amb
+    ser: str = "-1,0"  # as -ser, that where all experts are used
+    fused_moe: bool = True
     type_k: str = "f16"
     type_v: str = "f16"
     weight_type: str = ""  # of a synthetic model

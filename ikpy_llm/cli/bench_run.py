@@ -108,8 +108,20 @@ def describe(session, test: Test, n_batch: int, n_ubatch: int) -> Result:
         layer_macs=layer_macs,
         idle_bytes=idle_bytes,
         machine=bench_machine.facts(),
+        **settings(session),
         **work(session, test, min(n_batch, n_ubatch)),
     )
+
+
+def settings(session) -> dict[str, object]:
+    """-mla, -amb and -ser where the model has what they are about, and whether experts' up and gate are one product."""
+    options = session.options
+    out = {"fused_moe": not options.without() & {"gated_quantize", "all"}}
+    if "blk.0.attn_kv_a_mqa.weight" in session.file.tensors:
+        out |= {"mla_attn": options.mla, "attn_max_batch": options.amb}
+    if session.params.n_expert and options.ser:
+        out["ser"] = options.ser
+    return out
 
 
 def work(session, test: Test, step: int) -> dict[str, int]:

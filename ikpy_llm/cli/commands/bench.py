@@ -12,7 +12,7 @@ from ikpy_llm.cli.model_file import list_cache, model_path
 from ikpy_llm.cli.options import ModelOptions, Pair, flag, flash_attn_flag, repack_flag
 from ikpy_llm.errors import IkpyError
 
-BATCH, UBATCH, MLA = 2048, 512, 3
+BATCH, UBATCH, MLA, AMB = 2048, 512, 3, 256
 KV_TYPES = ("f16",)  # of the engine's cache
 FORMATS = tuple(bench_report.FORMATS)
 
@@ -161,6 +161,9 @@ def writers_of(options: Options, tests: list[Test]) -> list[bench_report.Writer]
     asked = {
         "n_batch": set(options.batch) - {BATCH},
         "n_ubatch": set(options.ubatch) - {UBATCH},
+        "mla_attn": set(options.mla) - {MLA},
+        "attn_max_batch": options.amb != AMB,
+        "ser": options.ser,
         "repack": False in options.repack,
         **dict.fromkeys(("gbps", "gmacs", "roof_share"), options.roofline),
     }
