@@ -55,6 +55,9 @@ class NumpyOps:
     def add_bias(self, x, bias):
         return x + bias
 
+    def scaled(self, x, factor):
+        return x * factor
+
     def gated(self, gate, up, act):
         return ACTS[act](gate) * up
 

@@ -44,7 +44,7 @@ class ReferenceLlama:
             blocks = x.reshape(len(x), -1, 32)
             d = abs(blocks).max(-1, keepdims=True) / 127 + 1e-30
             x = (np.rint(blocks / d) * d).reshape(x.shape)
-        return x @ self.w[name + ".weight"].T + self.w.get(name + ".bias", 0.0)
+        return x @ self.w[name + ".weight"].T * self.w.get(name + ".scale", 1.0) + self.w.get(name + ".bias", 0.0)
 
     def heads(self, x, n):
         return x.reshape(len(x), n, -1).swapaxes(0, 1)  # (heads, tokens, columns)

@@ -66,6 +66,51 @@ def test_weights_that_are_not_woven(folder):
     assert abs(one_by_one - got[:40]).max() < 1e-3  # the router's F32 rows are summed in another order
 
 
+def apart(tensors: dict) -> dict:
+    """The same with a tensor for each expert, as files of Mixtral were at first."""
+    out = {}
+    for name, (kind, shape, raw) in tensors.items():
+        if "_exps" not in name:
+            out[name] = kind, shape, raw
+            continue
+        n = len(raw) // shape[0]
+        for i in range(shape[0]):
+            out[name.replace("_exps", f".{i}")] = kind, shape[1:], raw[i * n : (i + 1) * n]
+    return out
+
+
+@pytest.mark.parametrize("repack", [True, False])
+def test_experts_that_are_tensors_of_their_own(folder, caplog, repack):
+    meta = tiny_moe.meta("llama", n_expert=4, n_used=2)
+    tensors = tiny_llama.random(tiny_moe.shapes(meta), ("Q8_0", "Q4_0", "Q5_1"), 0)
+    logits = []
+    for some in tensors, apart(tensors):
+        path = tiny_moe.gguf_writer.write(folder / "experts.gguf", meta, some)
+        with caplog.at_level("INFO"), session(path, repack=repack) as s:
+            logits.append(s.eval(TOKENS[:40], all_logits=True))
+    np.testing.assert_array_equal(*logits)
+    line = "ffn_down_exps and ffn_gate_exps and ffn_up_exps: not in the file, computed at load"
+    assert [r.message for r in caplog.records if "not in the file" in r.message] == [line]
+
+
+@pytest.mark.parametrize("change", ["type", "missing", "shape"])
+def test_experts_that_cannot_be_joined_are_refused(folder, change):
+    meta = tiny_moe.meta("llama", n_expert=4, n_used=2)
+    tensors = apart(tiny_llama.random(tiny_moe.shapes(meta), ("F32",), 0))
+    name = "blk.1.ffn_up.2.weight"
+    _, (rows, columns), raw = tensors[name]
+    if change == "type":
+        tensors[name] = "F16", (rows, columns), raw[: len(raw) // 2]
+    elif change == "missing":
+        del tensors[name]
+    else:
+        tensors[name] = "F32", (rows - 1, columns), raw[: 4 * (rows - 1) * columns]
+    path = tiny_moe.gguf_writer.write(folder / "bad.gguf", meta, tensors)
+    with pytest.raises(ModelFileError, match=r"blk\.1\.ffn_up\.2\.weight") as error:
+        session(path)
+    assert "\n" not in str(error.value)
+
+
 def test_qwen3_without_experts(folder):
     names = ("attn_q_norm", "attn_k_norm")
     meta = tiny_llama.meta(architecture="qwen3", head_dim=32)

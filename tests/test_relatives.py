@@ -12,10 +12,12 @@ from ikpy_llm.errors import ModelFileError
 TOKENS = np.random.default_rng(4).integers(0, tiny_llama.N_VOCAB, 140).tolist()
 EXACT, CODES = 4e-4, 0.05  # of the logits' deviation, on average: f16 cache, and activations of 8 bits
 
+MATRICES = "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"
+
 
 def model(architecture, head_dim=32, n_layer=4, **more):
-    """(metadata, shapes) of a tiny model."""
-    factors = more.pop("factors", False)
+    """(metadata, shapes) of a tiny model; scales: matrices have a factor of their own, as llama.cpp's BitNet files."""
+    factors, scales = more.pop("factors", False), more.pop("scales", False)
     m = tiny_llama.meta(architecture=architecture, head_dim=head_dim, n_layer=n_layer, **more)
     shapes = tiny_llama.shapes(m, tied=architecture in ("gemma2", "smollm3"), bias=architecture == "glm4")
     n, n_ff = m[architecture + ".embedding_length"], m[architecture + ".feed_forward_length"]
@@ -34,6 +36,8 @@ def model(architecture, head_dim=32, n_layer=4, **more):
                 del shapes[f"{b}attn_{x}.weight"]
             own = {"attn_qkv": (8 * head_dim, n)}
         shapes |= {f"{b}{name}.weight": shape for name, shape in own.items()}
+        if scales:
+            shapes |= {f"{b}{name}.scale": (1,) for name in MATRICES}
     if factors:
         shapes |= {f"rope_factors_{x}.weight": (head_dim // 2,) for x in ("short", "long")}
     return m, shapes
@@ -59,6 +63,7 @@ CASES = {
     "phi3, 8 bits": ("phi3", {}, "Q8_0"),
     "smollm3": ("smollm3", {}, "F32"),
     "bitnet": ("bitnet", {}, "F32"),
+    "bitnet, scales": ("bitnet", {"scales": True}, "F32"),
     "bitnet-25, 4 bits": ("bitnet-25", {"n_embd": 96, "n_head": 4}, "Q4_0"),
     "bitnet-b1.58": ("bitnet-b1.58", {}, "F32"),
 }

@@ -71,6 +71,14 @@ def test_sums(n, width):
     assert (run(Kernel("rowwise.add_bias"), x.shape, (..., bias, ..., width, state(n)), init=x) == x + bias).all()
 
 
+def test_one_factor():
+    rng = np.random.default_rng(0)
+    for n, width in ((1, 15), (17, 100), (2, 576)):
+        x, factor = random(rng, n, width), np.float32([-1.7])
+        assert (run(Kernel("rowwise.scaled"), x.shape, (x, factor, ..., width, state(n))) == x * factor).all()
+        assert (run(Kernel("rowwise.scaled"), x.shape, (..., factor, ..., width, state(n)), init=x) == x * factor).all()
+
+
 def silu(x):
     return x / (1 + np.exp(-x))
 

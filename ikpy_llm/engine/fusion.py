@@ -226,11 +226,11 @@ def combine_add(graph: Graph, ops: list[Op]) -> list[Op]:
 
 @row
 def in_place(graph: Graph, ops: list[Op]) -> list[Op]:
-    """rope and add_bias write over their input where nobody else reads it."""
+    """rope, add_bias and scaled write over their input where nobody else reads it."""
     uses, out, same = _uses(ops), [], {}
     for op in ops:
         new = _reading(op, same)
-        if op.name in ("rope", "add_bias") and uses[op.inputs[0]] == 1:
+        if op.name in ("rope", "add_bias", "scaled") and uses[op.inputs[0]] == 1:
             same[op.output] = new.inputs[0]
             new = replace(new, output=new.inputs[0])
         out.append(new)

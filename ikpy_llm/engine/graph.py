@@ -123,6 +123,27 @@ class Graph:
         if not self.has(name):
             self.tensors[self.full(name)] = Derived(self.full(name), type_name, shape, make, source)
 
+    def join(self, name: str, n: int, shape: tuple[int, int]) -> None:
+        """Where the file has n matrices `<name>.<i>.weight` in place of `<name>_exps.weight`: that tensor, joined."""
+        if self.has(name + "_exps.weight") or not self.has(name + ".0.weight"):
+            return
+        names = [self.claim(f"{name}.{i}.weight", shape, "source") for i in range(n)]
+        parts = [self.tensors[full] for full in names]
+        for part in parts:
+            if part.type_name != parts[0].type_name:
+                raise ModelFileError(
+                    f"{self.file}: tensor '{part.name}' is {part.type_name}, '{parts[0].name}' is "
+                    f"{parts[0].type_name}; experts of a layer that are tensors of their own must be of one type"
+                )
+
+        def make() -> np.ndarray:
+            joined = np.concatenate([part.data for part in parts])
+            for part in parts:
+                part.release()
+            return joined
+
+        self.derive(name + "_exps.weight", parts[0].type_name, (n, *shape), make, f"{names[0]} and so on")
+
     def check_all_claimed(self) -> None:
         """Every tensor of the file must have been asked for: what we do not use we do not understand."""
         left = sorted(set(self.tensors) - set(self.claimed))
@@ -174,7 +195,10 @@ class Graph:
         return self.emit("head_norm", x, width=x.width, weights={"w": w}, label=w, n_head=n_head, eps=eps)
 
     def linear(self, x: Value, name: str, width: int, part: tuple[int, int] | None = None) -> Value:
-        """y = W x, plus the bias if the file has one. part (first, all): `width` rows of W, which has `all`."""
+        """y = W x, times its scale (one number, of ternary weights) and plus the bias where the file has them.
+
+        part (first, all): `width` rows of W, which has `all`.
+        """
         first, n_rows = part or (0, width)
         if first % PART:
             raise ModelFileError(
@@ -183,6 +207,9 @@ class Graph:
         w = self.claim(name + ".weight", (n_rows, x.width), "matrix")
         attrs = {"first": first, "n_rows": n_rows} if part else {}
         y = self.emit("linear", x, width=width, weights={"w": w}, label=w, **attrs)
+        if self.has(name + ".scale"):
+            factor = self.claim(name + ".scale", (1,), "vector")
+            y = self.emit("scaled", y, width=width, rows=y.rows, weights={"factor": factor}, label=factor)
         if not part and self.has(name + ".bias"):
             bias = self.claim(name + ".bias", (width,), "vector")
             y = self.emit("add_bias", y, width=width, weights={"bias": bias}, label=bias)

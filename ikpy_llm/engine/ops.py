@@ -204,6 +204,14 @@ def add_bias(o: Op, low: Lowering) -> Record:
 
 
 @op
+def scaled(o: Op, low: Lowering) -> Record:
+    """y = x times one number of the file"""
+    (x,) = o.inputs
+    words = x, At("file", o.weights["factor"]), o.output, x.width, _state(x)
+    return _record(o, kernel_named("rowwise.scaled"), words, cost=_elementwise(o, 1))
+
+
+@op
 def gated(o: Op, low: Lowering) -> Record:
     """y = act(gate) * up"""
     gate, up = o.inputs

@@ -134,6 +134,20 @@ def add_bias():
     return add_bias
 
 
+def scaled():
+    """y = x * factor[0], one number of the file. Words: x, factor, y, width, state. y may be x."""
+
+    def scaled(x, factor, y, width, state, ith, nth):
+        first, end = _run(load_i64(state) * width, ith, nth)
+        whole, one = first + (end - first) // LANES * LANES, load_f32(factor)
+        for i in range(first, whole, LANES):
+            store(y + i * ELEMENT, load(F32, x + i * ELEMENT) * one)
+        for i in range(whole, end):
+            store_f32(y + i * ELEMENT, load_f32(x + i * ELEMENT) * one)
+
+    return scaled
+
+
 def softcap():
     """y = cap * tanh(x / cap). Words: x, y, width, cap (f32), state. y may be x."""
 

@@ -95,6 +95,8 @@ def moe(
     how = {"gating": gating, "norm": norm, "scale": scale, "group_score": "top2" if bias else "max"}
     how |= {"n_group": p.n_expert_group, "n_group_used": p.n_expert_group_used}
     routes = g.route(g.linear(x, "ffn_gate_inp", p.n_expert), p.n_expert_used, bias, **how)
+    for name, shape in ("gate", (width, p.n_embd)), ("up", (width, p.n_embd)), ("down", (p.n_embd, width)):
+        g.join("ffn_" + name, p.n_expert, shape)  # old files of Mixtral
     gate = g.experts(x, routes, "ffn_gate_exps", p.n_expert, width)
     up = g.experts(x, routes, "ffn_up_exps", p.n_expert, width)
     return g.combine(g.experts(g.gated(gate, up, "silu"), routes, "ffn_down_exps", p.n_expert, p.n_embd), routes)
