@@ -375,6 +375,30 @@ class Model:
         p, g = (self._session.timings[name] for name in ("prompt", "generation"))
         return Timings(self._load_s, p.seconds, p.tokens, g.seconds, g.tokens, p.bytes, g.bytes, p.flops, g.flops)
 
+    @property
+    def cached_tokens(self) -> list[int]:
+        """The text whose keys and values are in the cache; empty once `session` was used."""
+        return list(self._cache.tokens)
+
+    def after_prompt(self, call: Callable[[], None]) -> None:
+        """Call it once, when the next text has been read and nothing has been generated yet."""
+        self._cache.after_prompt = call
+
+    def save_session(self, path) -> int:
+        """Write the text so far (tokens and KV cache) to a file; its bytes. See docs/api.md.
+
+        IkpyError for a file that cannot be written, and where there is no text, or `session` was used for another.
+        """
+        return self._cache.save(path)
+
+    def load_session(self, path) -> list[int]:
+        """Go on from a file of `save_session`: its tokens; a prompt that begins like them is not read again.
+
+        IkpyError, one line, for a file that cannot be read, is damaged, does not fit into the context, or is of another
+        model, KV cache or kind of CPU.
+        """
+        return self._cache.load(path)
+
     def reset(self) -> None:
         """Start a new sequence, and timings (but for `load_s`) at zero."""
         self.session.rewind(0)

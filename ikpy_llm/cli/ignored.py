@@ -48,7 +48,6 @@ NOT_YET = {
     "--lora": None, "--lora-scaled": 2, "--control-vector": None, "--control-vector-scaled": 2,
     "--control-vector-layer-range": 2,
     "--no-jinja": 0, "--reasoning-format": None,
-    "--prompt-cache": None, "--prompt-cache-all": 0, "--prompt-cache-ro": 0,
     "-md": None, "--model-draft": None, "--spec-type": None, "--draft": None, "--draft-max": None,
     "--draft-min": None, "--draft-p-min": None,
     "--image": None, "--audio": None, "--mmproj": None, "-mm": None,

@@ -81,11 +81,19 @@ _OTHERS = [
 ]
 SamplerFlags = dataclasses.make_dataclass("SamplerFlags", _FIELDS + _OTHERS)
 # All of them and the prompt's, with how many words follow: for commands that have no text.
-FLAGS_OF_TEXT = {
-    name: 0 if bool in (field.type, *typing.get_args(field.type)) else None
-    for field, spec in flags_of(SamplerFlags)
-    for name in (*spec.names, *spec.off)
-} | {"-p": None, "--prompt": None, "-f": None, "--file": None, "-e": 0, "--ignore-eos": 0, "--keep": None}
+FLAGS_OF_TEXT = (
+    {
+        name: 0 if bool in (field.type, *typing.get_args(field.type)) else None
+        for field, spec in flags_of(SamplerFlags)
+        for name in (*spec.names, *spec.off)
+    }
+    | {"-p": None, "--prompt": None, "-f": None, "--file": None, "-e": 0, "--ignore-eos": 0, "--keep": None}
+    | {
+        "--prompt-cache": None,
+        "--prompt-cache-all": 0,
+        "--prompt-cache-ro": 0,
+    }
+)
 
 
 def sampling_of(options) -> dict:

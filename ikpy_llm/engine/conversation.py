@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from numbers import Integral
 
 import numpy as np
 
+from ikpy_llm.engine import prompt_cache
 from ikpy_llm.engine.chat import ChatTemplate, checked
 from ikpy_llm.engine.stops import StopMatcher
 from ikpy_llm.errors import IkpyError
@@ -19,6 +20,7 @@ class Cache:
 
     def __init__(self, session):
         self.session, self.tokens = session, []
+        self.after_prompt: Callable[[], None] | None = None  # called once, when a text has been read
 
     def forget(self) -> None:
         """The session is used by others: nothing in it can be relied on."""
@@ -45,7 +47,22 @@ class Cache:
         """float32 (n_vocab,): the logits after these tokens, which follow those in the cache."""
         logits = self.session.eval(tokens)[0]
         self.tokens += tokens
+        if self.after_prompt is not None:
+            call, self.after_prompt = self.after_prompt, None
+            call()
         return logits
+
+    def save(self, path) -> int:
+        """Write tokens and KV cells to a file; bytes of it. IkpyError as engine.prompt_cache.save, and for nothing."""
+        if not self.tokens or self.session.position != len(self.tokens):
+            raise IkpyError(f"{path}: there is no text in the cache that could be saved")
+        return prompt_cache.save(path, self.session, self.tokens)
+
+    def load(self, path) -> list[int]:
+        """The tokens that a file fills the cache with. IkpyError as engine.prompt_cache.load."""
+        self.forget()
+        self.tokens = prompt_cache.load(path, self.session)
+        return list(self.tokens)
 
 
 def common(a: list[int], b: list[int]) -> int:

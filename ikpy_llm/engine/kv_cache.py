@@ -85,6 +85,19 @@ class KVCache:
         sizes = ((x.n_bytes // x.n_cells, x.window + rows - 1 if x.window else n) for x in self.layers.values())
         return sum(row * min(n, seen) for row, seen in sizes)
 
+    def parts(self, layer: int, n: int) -> list[np.ndarray]:
+        """The bytes of a layer's first n cells (whole units of them), keys then values, head by head: views, uint8.
+
+        Of any type: heads come one after the other, and in a head units of cells.
+        """
+        x, out, start = self.layers[layer], [], self._start[layer]
+        n_units = min(rounded(n), x.n_cells) // UNIT
+        for size in (x.k_bytes, x.n_bytes - x.k_bytes):
+            for head in self.memory.bytes[start : start + size].reshape(x.n_head_kv, -1):
+                out.append(head[: len(head) // (x.n_cells // UNIT) * n_units])
+            start += size
+        return out
+
     @property
     def counters(self) -> int:
         """Address of the counters."""

@@ -325,6 +325,25 @@ class Session:
         if not position:
             self._written = 0
 
+    # ---- what a file of a session has (engine/prompt_cache.py)
+    def holds(self, n: int) -> bool:
+        """Whether the cache has all that a token at position n sees."""
+        return 0 <= n <= self.position and (not n or self._kept(n))
+
+    @property
+    def written(self) -> int:
+        """End of the positions written since the sequence began."""
+        return self._written
+
+    @property
+    def angles(self) -> list[rope.Angles]:
+        """Every table of rotations in use."""
+        return list(self._angles)
+
+    def restored(self, n: int, written: int) -> None:
+        """The cells of n positions have been filled by others; `written`: as it was when they were saved."""
+        self.position, self._written = n, written
+
     @property
     def experts_per_token(self) -> float:
         """Experts that a token used in a layer, on average since the model was opened; 0 without experts."""

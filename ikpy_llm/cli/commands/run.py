@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 
-from ikpy_llm.cli import console
+from ikpy_llm.cli import console, prompt_cache
 from ikpy_llm.cli.model_file import list_cache, model_path
 from ikpy_llm.cli.options import ModelOptions, flag
 from ikpy_llm.cli.sampler_flags import SamplerFlags, sampling_of
@@ -52,6 +52,17 @@ class Options(ModelOptions, SamplerFlags):
         minimum=-1,
         help="when the context is full, go on with its first N tokens (-1: the prompt) and the newer half",
     )
+    prompt_cache: str | None = flag(
+        None,
+        "--prompt-cache",
+        metavar="FNAME",
+        env="",
+        help="file that keeps the prompt as the model has read it: a later run goes on from what it has in common",
+    )
+    prompt_cache_all: bool = flag(
+        False, "--prompt-cache-all", env="", help="keep all of the text in it, what the model writes too"
+    )
+    prompt_cache_ro: bool = flag(False, "--prompt-cache-ro", env="", help="read that file only")
     special: bool = flag(False, "-sp", "--special", help="special tokens that the model writes are shown")
     conversation: bool | None = flag(
         None,
@@ -111,7 +122,8 @@ def main(options: Options) -> None:
         chat = not takes_turns(options) and (system is not None or options.single_turn)
     elif chat and takes_turns(options):
         raise IkpyError("-cnv and -i exclude each other")
-    if prompt is None and not (chat or takes_turns(options)):
+    prompt_cache.check(options)
+    if prompt is None and not (chat or takes_turns(options) or prompt_cache.exists(options.prompt_cache)):
         raise IkpyError(
             'no prompt; give -p TEXT or -f FILE, for example: ikpy-run -p "The capital of France is" -n 24; or -cnv'
         )
@@ -137,10 +149,11 @@ def main(options: Options) -> None:
             progress=progress,
         )
     with model:
-        if not (chat or takes_turns(options)):
-            complete(model, prompt, options, sampling)
-        else:
-            take_turns(model, prompt, system, options, sampling, variables, chat)
+        with prompt_cache.kept(model, options) as tokens:
+            if not (chat or takes_turns(options)):
+                complete(model, prompt or tokens, options, sampling)
+            else:
+                take_turns(model, prompt, system, options, sampling, variables, chat)
         print_timings(model.timings)
         if options.ser:
             used, n = model.session.experts_per_token, model.session.params.n_expert_used
@@ -153,8 +166,8 @@ def main(options: Options) -> None:
     return None
 
 
-def complete(model, prompt: str, options: Options, sampling: dict) -> None:
-    """One text continued."""
+def complete(model, prompt: str | list[int], options: Options, sampling: dict) -> None:
+    """One text (or its tokens) continued."""
     pieces = model.generate(
         prompt,
         n_predict=options.n_predict,
@@ -164,6 +177,7 @@ def complete(model, prompt: str, options: Options, sampling: dict) -> None:
         **sampling,
     )
     if options.display_prompt:
+        prompt = prompt if isinstance(prompt, str) else model.detokenize(prompt)
         write(f"{COLOR_PROMPT}{prompt}{RESET}" if colors(options) else prompt)
     try:
         for piece in pieces:
