@@ -19,7 +19,8 @@ import sys
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import _dynfunc, njit, types
-from numba.core import codegen, cpu
+from numba.core import codegen, compiler, cpu, typed_passes, untyped_passes
+from numba.core.compiler_machinery import PassManager
 
 from . import jit
 from .simd import arm, target, x86  # noqa: F401  (arm, x86: native bodies register themselves)
@@ -40,9 +41,55 @@ def _take_ir_only() -> None:
         None
     )  # machine code generation, which also rewrites the IR in place
     codegen.JITCPUCodegen._add_module = lambda self, module: None
+    cpu.CPUContext.create_cpython_wrapper = lambda *args, **kwargs: None
+    cpu.CPUContext.create_cfunc_wrapper = lambda *args, **kwargs: None
+
+
+# What Numba does with a function, less what kernels have no use for: closures, with, literal_unroll, arrays, overloads.
+_PASSES = (
+    untyped_passes.TranslateByteCode,
+    untyped_passes.FixupArgs,
+    untyped_passes.IRProcessing,
+    untyped_passes.DeadBranchPrune,
+    untyped_passes.ReconstructSSA,
+    typed_passes.NopythonTypeInference,
+    typed_passes.PreLowerStripPhis,
+    typed_passes.IRLegalization,
+    typed_passes.AnnotateTypes,
+    typed_passes.NativeLowering,
+    typed_passes.NoPythonBackend,
+)
+
+
+def _take_few_passes() -> None:
+    def pipelines(self):
+        manager = PassManager("kernel")
+        for each in _PASSES:
+            manager.add_pass(each, each.__name__)
+        manager.finalize()
+        return [manager]
+
+    compiler.Compiler.define_pipelines = pipelines
+
+
+def _remember_operators() -> None:
+    """Numba looks for the signature of each `+` among those of all array libraries; it is the same each time."""
+    look, known = types.Function.get_call_type, {}
+
+    def get_call_type(self, context, args, kws):
+        if kws or self.typing_key.__class__.__name__ != "builtin_function_or_method":
+            return look(self, context, args, kws)
+        key = self, args
+        if key not in known:
+            known[key] = look(self, context, args, kws)
+        return known[key]
+
+    types.Function.get_call_type = get_call_type
 
 
 _take_ir_only()
+_take_few_passes()
+_remember_operators()
 
 
 def factory_of(spec: jit.Kernel):
