@@ -13,7 +13,7 @@ import ikpy_llm
 from ikpy_llm import Model
 from ikpy_llm.engine.gguf import open_gguf
 from ikpy_llm.errors import ModelFileError
-from ikpy_llm.kernels.derive import api
+from ikpy_llm.kernels.derive import api, layout
 from ikpy_llm.kernels.quants import table, weave
 
 WOVEN = list(weave.types())
@@ -104,13 +104,18 @@ def interleaved_file(path, name: str, rows: int = 0):
     return files
 
 
-def test_models_run_like_those_of_rows(tmp_path):
+def test_models_run_like_those_of_rows(tmp_path, caplog):
+    """And a line per type says what was repacked."""
     logits = []
-    for path in interleaved_file(tmp_path, "Q4_K_R4"):
+    caplog.set_level("INFO", "ikpy.weights")
+    for path, name in zip(interleaved_file(tmp_path, "Q4_K_R4"), ("Q4_K_R4", "Q4_K"), strict=True):
         assert open_gguf(path).tensors["blk.0.ffn_up.weight"].type_name == "Q4_K"
+        caplog.clear()
         for repack in (True, False):
             with Model.load(path, threads=2, repack=repack, n_ctx=256) as model:
                 logits.append(model.logits([1, 2, 3]))
+        report = [r.message for r in caplog.records if name in r.message]
+        assert report == [f"repacked 6 tensors of {name} into panels of {layout.width()} rows"]
     assert np.isfinite(logits[0]).all() and logits[0].std() > 0
     assert all((a == logits[0]).all() for a in logits)
 

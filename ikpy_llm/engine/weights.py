@@ -16,6 +16,7 @@ from ikpy_llm.errors import ModelFileError
 from ikpy_llm.kernels import jit, runner
 from ikpy_llm.kernels.derive import layout
 from ikpy_llm.kernels.jit import Kernel
+from ikpy_llm.kernels.quants import table
 
 log = logging.getLogger("ikpy.weights")
 BATCH = 32 << 20  # bytes woven between two reports and two releases of file pages
@@ -35,10 +36,9 @@ class Weights:
         self.offsets: dict[str, int] = {}
         self.packed_bytes = 0
         for t in self.matrices:
-            n, rows, k = matrices_shape(t)
-            _check(file, t, rows, k)
+            _check(file, t, *matrices_shape(t)[1:])
             self.offsets[t.name] = self.packed_bytes
-            self.packed_bytes += -(-n * layout.weight_bytes(t.type_name, rows, k) // ALIGN) * ALIGN
+            self.packed_bytes += -(-weight_bytes(t) // ALIGN) * ALIGN
         for t in (tensors[n] for n, use in claimed.items() if "rows" in use):
             _check(file, t, *matrices_shape(t)[1:])
         self._memory: memory.Memory | None = None
@@ -78,7 +78,21 @@ class Weights:
             batch = []
             if progress:
                 progress(done, total, t.name)
-        log.debug("wove %.1f MB in %.2f s", total / 1e6, time.perf_counter() - start)
+        for line in self.report():
+            log.info(line)
+        log.debug("repacked %.1f MB in %.2f s", total / 1e6, time.perf_counter() - start)
+
+    def report(self) -> list[str]:
+        """What `pack` does, in a line for each type of the file."""
+        lines = []
+        for type_id in sorted({t.type_id for t in self.matrices}):
+            tensors = [t for t in self.matrices if t.type_id == type_id]
+            size = sum(t.n_bytes for t in tensors)
+            wider = sum(weight_bytes(t) for t in tensors) / size - 1
+            many, more = "s" if len(tensors) > 1 else "", f", {wider:.0%} larger" if wider > 0.03 else ""
+            name = table.by_id(type_id).name
+            lines.append(f"repacked {len(tensors)} tensor{many} of {name} into panels of {layout.width()} rows{more}")
+        return lines
 
     def _pack(self, workers: Workers, kernels: dict[Kernel, int], batch: list[Tensor]) -> None:
         parts = [(t, i) for t in batch for i in range(matrices_shape(t)[0])]
@@ -106,6 +120,12 @@ def matrices_shape(t: Tensor) -> tuple[int, int, int]:
     """(matrices, rows, columns) of a tensor: one matrix, or one per expert or head."""
     *many, rows, k = (1, *t.shape)
     return math.prod(many), rows, k
+
+
+def weight_bytes(t: Tensor) -> int:
+    """Bytes of all panels of a tensor."""
+    n, rows, k = matrices_shape(t)
+    return n * layout.weight_bytes(t.type_name, rows, k)
 
 
 def _check(file: GGUFFile, t: Tensor, rows: int, k: int) -> None:
