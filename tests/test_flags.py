@@ -43,7 +43,8 @@ RUN = """
 | --interactive | -if | --interactive-first | -r User: | --reverse-prompt User: | --in-prefix a | --in-suffix b | -mli
 | --multiline-input | --chat-template chatml | --chat-template-file f | --jinja | --no-jinja | --chat-template-kwargs {}
 | --reasoning-format none | -rea off | --reasoning-budget 0 | --no-display-prompt | -co | --color | --simple-io | -sp
-| --special | --prompt-cache f | --prompt-cache-all | --prompt-cache-ro | -md f | --model-draft f | --spec-type x
+| --special | --context-shift | --no-context-shift | --prompt-cache f | --prompt-cache-all | --prompt-cache-ro | -md f
+| --model-draft f | --spec-type x
 | --draft-max 8 | --draft 8 | --image f | --audio f | --mmproj f | -st | --single-turn | -np 2 | --parallel 2 | -cb
 """
 BENCH = """
@@ -57,7 +58,7 @@ BENCH = """
 SWEEP = """
 -nrep 2 | -wb | --warmup-batch | --sweep-stride 2 | --sweep-memory | --output-format jsonl | -o jsonl | --plot f.png
 """
-DEFAULTS = """-fa|-fa 1|-mla 3|-rtr|-e|--escape|-w 1|--warmup 1""".split(
+DEFAULTS = """--no-context-shift|-fa|-fa 1|-mla 3|-rtr|-e|--escape|-w 1|--warmup 1""".split(
     "|"
 )  # given, they change nothing and say nothing
 

@@ -7,6 +7,7 @@ import tiny_llama
 from reference_llama import ReferenceLlama
 from sessions import session
 
+from ikpy_llm.engine import memory
 from ikpy_llm.errors import IkpyError, ModelFileError
 from ikpy_llm.kernels.quants import table
 
@@ -174,6 +175,33 @@ def test_a_context_that_does_not_fit_is_an_error(folder):
     path = tiny_llama.write(folder / "huge.gguf", context_length=1 << 31)
     with pytest.raises(IkpyError, match=r"needs \d+ MB for the KV cache"):
         session(path, n_ctx=0)
+
+
+def test_memory_is_said_and_checked_before_it_is_taken(folder, path, caplog, monkeypatch):
+    with caplog.at_level("INFO"), session(path) as s:
+        weights, buffers = s.weights.n_bytes, sum(s.program(name).plan.n_bytes for name in ("gen", "prompt"))
+        context = s.kv.n_bytes + sum(table.nbytes for table in s._angles.values())
+    line = f"memory besides: weights {weights / 1e6:.1f} MB woven, buffers {buffers / 1e6:.1f} MB for 512 tokens; "
+    assert [r.message for r in caplog.records if r.message.startswith(line)]
+    need = weights + buffers + context
+    monkeypatch.setattr(memory, "available", lambda: need)
+    session(path, repack=True).close()
+    monkeypatch.setattr(memory, "available", lambda: need - 1)
+    with pytest.raises(
+        IkpyError, match=r"MB of memory are needed \(weights .* MB woven, buffers .*-no-rtr reads"
+    ) as error:
+        session(path, repack=True)
+    assert "\n" not in str(error.value)
+    caplog.clear()
+    with session(path) as s:  # not woven then
+        assert not s.packed
+    assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [
+        "not enough memory to weave the weights: they are read from the file, which is slower",
+        "the model is larger than the free memory: parts of it are read from the disk again and again",
+    ]
+    monkeypatch.setattr(memory, "available", lambda: context + buffers // 2)
+    with pytest.raises(IkpyError, match=r"MB of memory are needed .*read from the file.* a smaller context \(-c\)"):
+        session(path, repack=False)
 
 
 def test_types_without_kernels_are_named(folder):

@@ -89,6 +89,8 @@ FLAGS_OF_TEXT = (
     }
     | {"-p": None, "--prompt": None, "-f": None, "--file": None, "-e": 0, "--ignore-eos": 0, "--keep": None}
     | {
+        "--context-shift": 0,
+        "--no-context-shift": 0,
         "--prompt-cache": None,
         "--prompt-cache-all": 0,
         "--prompt-cache-ro": 0,

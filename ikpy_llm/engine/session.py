@@ -16,7 +16,7 @@ from ikpy_llm.engine.graph import CELLS, OUTPUTS, SLOTS, TOKENS, Graph, Value
 from ikpy_llm.engine.options import DEFAULT_CTX, Options
 from ikpy_llm.engine.params import Params
 from ikpy_llm.engine.program import Program
-from ikpy_llm.engine.records import At, Record
+from ikpy_llm.engine.records import At
 from ikpy_llm.engine.weights import Weights
 from ikpy_llm.engine.workers import KERNELS as WORKER_KERNELS
 from ikpy_llm.engine.workers import Workers
@@ -94,14 +94,14 @@ class Session:
         self._shapes = {"gen": Shape(1, 1, False), "prompt": Shape(n_rows, 1, True), "all": Shape(n_all, n_all, False)}
         self._shapes["hidden"] = Shape(n_rows, n_rows, False, hidden=True)
         self._programs: dict[str, tuple[Program, Value]] = {}
-        self._pending: dict[str, tuple[list[Record], Value, ops.Lowering]] = {}
+        self._pending: dict[str, tuple[planner.Plan, Value]] = {}
         self._n_evaluated = 0  # tokens since the model was opened
         self.position, self._written = 0, 0  # positions in use; end of those written since the sequence began
         self.timings = {"prompt": Timing(), "generation": Timing()}
         self._state = np.zeros((4, 64), np.int64)  # one block per kind of rows, cache lines apart
         self._ids = np.zeros(max(n_rows, 1), np.int32)
         self._lock = threading.Lock()
-        self._open(graph, progress)
+        self._open(graph, need, progress)
 
     # ---- loading
     def _context(self) -> int:
@@ -134,6 +134,30 @@ class Session:
             )
         return need
 
+    def _check_all_memory(self, context: int) -> None:
+        """Say what is about to be taken besides the KV cache; IkpyError where it cannot be, before any of it is.
+
+        context: bytes of the KV cache and its tables. What is read from the file can be dropped again and is no need.
+        """
+        buffers, free = sum(plan.n_bytes for plan, _ in self._pending.values()), memory.available()
+        weights, what = self.weights.memory(self.packed), "woven" if self.packed else "made of the file's"
+        file_mb = self.file.n_bytes / 1e6 if hasattr(self.file, "n_bytes") else 0.0
+        parts = [f"weights {weights / 1e6:.1f} MB {what}"] * (weights > 0)
+        parts += [f"weights {file_mb:.1f} MB read from the file"] * (not self.packed)
+        parts.append(f"buffers {buffers / 1e6:.1f} MB for {self._n_step} tokens")
+        there = "" if free is None else f"; {free / 1e6:.0f} MB are free"
+        log.info("memory besides: %s%s", ", ".join(parts), there)
+        if free is None:
+            return
+        if weights + buffers + context > free:
+            ways = "-no-rtr reads weights from the file; " * self.packed + "a smaller context (-c) or step (-ub) helps"
+            raise IkpyError(
+                f"{self.file.path}: {(weights + buffers + context) / 1e6:.0f} MB of memory are needed "
+                f"({', '.join(parts)}, {context / 1e6:.0f} MB for the context), {free / 1e6:.0f} MB are free; {ways}"
+            )
+        if not self.packed and 1e6 * file_mb + buffers + context > free:
+            log.warning("the model is larger than the free memory: parts of it are read from the disk again and again")
+
     def _trace(self, last_rows: bool, hidden: bool = False, one_row: bool = False) -> tuple[Graph, Value]:
         graph = Graph(str(self.file.path), self.tensors, last_rows, hidden, one_row, self.options, self.n_ctx)
         return graph, self._build(graph, self.params)
@@ -150,12 +174,13 @@ class Session:
             out[angles] = rope.table(angles, self.n_ctx, freqs)
         return out
 
-    def _open(self, graph: Graph, progress) -> None:
-        self._angles = self._tables(graph)
-        self.kv = kv_cache.KVCache(self._layers, self.options.check)
+    def _open(self, graph: Graph, need: int, progress) -> None:
         for name in ("gen", "prompt"):
             self._prepare(name)
-        kernels = {k for records, *_ in self._pending.values() for r in records for k in r.kernels}
+        self._check_all_memory(need)
+        self._angles = self._tables(graph)
+        self.kv = kv_cache.KVCache(self._layers, self.options.check)
+        kernels = {k for plan, _ in self._pending.values() for r in plan.records for k in r.kernels}
         packing = self.weights.kernels() if self.packed else []
         try:
             jit.load([*WORKER_KERNELS, *packing, *sorted(kernels, key=str)], progress)
@@ -181,16 +206,15 @@ class Session:
         sizes = shape.n_rows, shape.n_outputs, self.threads_of(name), self.n_ctx
         low = ops.Lowering(*sizes, self.packed, self.tensors, n_step, self.options.expert_limits())
         records = ops.lower(fusion.apply(graph, self.options.without()), low)
-        self._pending[name] = records, logits, low
+        overlap = not self.options.without() & {"overlap", "all"}
+        self._pending[name] = planner.plan(records, low.n_bytes, keep=(logits,), overlap=overlap), logits
 
     def _program(self, name: str) -> tuple[Program, Value]:
         if name not in self._programs:
             if name not in self._pending:
                 self._prepare(name)
-            records, logits, low = self._pending.pop(name)
-            overlap = not self.options.without() & {"overlap", "all"}
-            plan = planner.plan(records, low.n_bytes, keep=(logits,), overlap=overlap)
-            kernels = jit.load({k for r in records for k in r.kernels})
+            plan, logits = self._pending.pop(name)
+            kernels = jit.load({k for r in plan.records for k in r.kernels})
             self._programs[name] = Program(plan, kernels, self._address, self.options.check), logits
         return self._programs[name]
 

@@ -56,6 +56,13 @@ class Weights:
         """What `pack` needs compiled."""
         return [Kernel("derive.pack", type=name) for name in dict.fromkeys(t.type_name for t in self.matrices)]
 
+    def memory(self, packed: bool) -> int:
+        """Bytes of private memory that the matrices take: panels, or what rows are made of others; at most, with what
+        weaving holds for a moment.
+        """
+        made = [t.n_bytes for t in self.matrices if not isinstance(t, Tensor)]
+        return self.packed_bytes + max(made, default=0) if packed else sum(made)
+
     def fits(self, besides: int) -> bool:
         """Whether weaving leaves the system some memory, with `besides` bytes for other things."""
         free = memory.available()

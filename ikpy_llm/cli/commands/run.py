@@ -52,6 +52,12 @@ class Options(ModelOptions, SamplerFlags):
         minimum=-1,
         help="when the context is full, go on with its first N tokens (-1: the prompt) and the newer half",
     )
+    context_shift: bool = flag(
+        False,
+        "--context-shift",
+        off=("--no-context-shift",),
+        help="the same as --keep 0 where that is not given: a text longer than the context is possible (default: off)",
+    )
     prompt_cache: str | None = flag(
         None,
         "--prompt-cache",
@@ -128,6 +134,8 @@ def main(options: Options) -> None:
             'no prompt; give -p TEXT or -f FILE, for example: ikpy-run -p "The capital of France is" -n 24; or -cnv'
         )
     sampling = sampling_of(options) | {"ignore_eos": options.ignore_eos or options.n_predict == -2}
+    if options.context_shift and options.keep is None:
+        options.keep = 0
     variables = template_variables(options)
     if options.flash_attn in ("off", "0"):
         console.note("-fa off is ignored: attention is always fused")
