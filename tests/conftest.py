@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from ikpy_llm.kernels import jit
+
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilers():
+    """Compiler processes that last: a hundred tests compile a kernel or two, and importing Numba takes a second."""
+    jit.keep_compilers = True
+    yield
+    jit.release_compilers()
 
 
 @pytest.fixture(scope="module")

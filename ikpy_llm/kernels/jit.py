@@ -203,9 +203,41 @@ def _check_writable() -> None:
         raise JitError(text) from None
 
 
+class _Compiler:
+    """A child process that imported Numba and compiles one kernel after the other."""
+
+    def __init__(self, env: dict[str, str]):
+        command = [sys.executable, "-P", "-m", "ikpy_llm.kernels.compile"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+
+    def compile(self, spec: Kernel) -> dict:
+        """{"ok": True} or {"error": why}"""
+        try:
+            self.process.stdin.write(spec.text() + "\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+        except OSError:  # the child ended before it could read
+            answer = ""
+        return json.loads(answer) if answer else {"error": f"compiler process ended with code {self.process.wait()}"}
+
+    def close(self) -> None:
+        with self.process, contextlib.suppress(OSError):
+            self.process.stdin.close()
+
+
+keep_compilers = False  # True: they wait for the next kernels until release_compilers(), in a few hundred MB each
+_kept: dict[tuple, list[_Compiler]] = {}  # by what a compiler is started with
+
+
+def release_compilers() -> None:
+    """End the compilers that were kept."""
+    for compilers in _kept.values():
+        while compilers:
+            compilers.pop().close()
+
+
 def compile_missing(specs: list[Kernel], progress=None) -> None:
-    """Compile `specs` into the cache, in as many child processes as cores (each imports Numba once and takes the
-    next kernel when done)."""
+    """Compile `specs` into the cache, in as many child processes as cores (each takes the next kernel when done)."""
     queue, done, failed, lock = list(reversed(specs)), 0, [], threading.Lock()
     n_children = min(len(specs), available_cores())
     log.info("compiling %d kernels for %s in %d processes", len(specs), target.current().name, n_children)
@@ -215,37 +247,30 @@ def compile_missing(specs: list[Kernel], progress=None) -> None:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(_PACKAGE.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
+    kept = _kept.setdefault((sys.executable, *sorted(item for item in env.items() if "IKPY" in item[0])), [])
 
     def serve():
         nonlocal done
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "ikpy_llm.kernels.compile"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=env,
-        )
-        with child:
-            while True:
-                with lock:
-                    if not queue or failed:
-                        break
-                    spec = queue.pop()
-                try:
-                    child.stdin.write(spec.text() + "\n")
-                    child.stdin.flush()
-                    answer = child.stdout.readline()
-                except OSError:  # the child ended before it could read
-                    answer = ""
-                result = json.loads(answer) if answer else {"error": f"compiler process ended with code {child.wait()}"}
-                with lock:
-                    if "error" in result:
-                        failed.append(f"{spec}: {result['error']}")
-                    done += 1
-                    if progress:
-                        progress(done, len(specs), str(spec))
-            with contextlib.suppress(OSError):
-                child.stdin.close()
+        with lock:
+            compiler = kept.pop() if kept else None
+        compiler = compiler or _Compiler(env)
+        while True:
+            with lock:
+                if not queue or failed:
+                    break
+                spec = queue.pop()
+            result = compiler.compile(spec)
+            with lock:
+                if "error" in result:
+                    failed.append(f"{spec}: {result['error']}")
+                done += 1
+                if progress:
+                    progress(done, len(specs), str(spec))
+        with lock:
+            if keep_compilers and not failed:
+                kept.append(compiler)
+                return
+        compiler.close()
 
     threads = [threading.Thread(target=serve, daemon=True) for _ in range(n_children)]
     for t in threads:
