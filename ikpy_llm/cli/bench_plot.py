@@ -6,7 +6,7 @@ import re
 import statistics
 from pathlib import Path
 
-from ikpy_llm.cli import bench_machine
+from ikpy_llm.cli import bench_machine, sweep_rows
 from ikpy_llm.errors import IkpyError
 
 FAMILIES = (  # types of one colour: pattern, name, colour
@@ -120,20 +120,55 @@ def _labels(ax, points: list[tuple[float, float, str, str]]) -> None:
 
 
 # --- depth ---
+COLOURS = "#0072b2 #d55e00 #009e73 #cc79a7 #e69f00 #56b4e9 #000000 #8c564b".split()
+MARKERS = "os^Dv<>P"
 
 
-def sweeps(runs: dict[str, list[dict]], path: str) -> None:
-    """Prompt and generation speed against the positions in the cache; `runs` maps a name to its rows."""
+def sweeps(runs: list, path: str) -> None:
+    """Prompt and generation speed of sweep_rows.Runs against the positions in the cache, dashed their roofs."""
     plt = pyplot()
-    figure, axes = plt.subplots(1, 2, figsize=(13, 5), layout="constrained")
-    for ax, key, title in ((axes[0], "speed_pp", "prompt"), (axes[1], "speed_tg", "generation")):
-        for name, rows in runs.items():
-            speeds: dict[int, list[float]] = {}
-            for row in rows:
-                speeds.setdefault(row["n_kv"], []).append(row[key])
-            depths = sorted(speeds)
-            ax.plot(depths, [statistics.fmean(speeds[d]) for d in depths], "o-", ms=3, label=name)
+    common, names = sweep_rows.in_common(runs), sweep_rows.labels(runs)
+    figure, axes = plt.subplots(1, 2, figsize=(13, 5.6), layout="constrained")
+    for ax, kind, title in ((axes[0], "pp", "Prompt"), (axes[1], "tg", "Generation")):
+        for i, (run, name) in enumerate(zip(runs, names, strict=True)):
+            _sweep(ax, run.rows, kind, name, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
         ax.set_ylim(bottom=0)
-        _style(ax, f"{title} speed by depth", "positions in the cache (N_KV)", "tokens per second")
-        ax.legend(fontsize=LABEL)
+        ax.set_ylim(top=ax.get_ylim()[1] * 1.03)
+        tokens = sorted({row[kind] for run in runs for row in run.rows})
+        what = f", {' or '.join(map(str, tokens))} tokens" if len(tokens) < 3 else ""
+        _style(ax, title + what, "positions in the cache (N_KV)", "tokens per second")
+        _depth_ticks(ax, max(row["n_kv"] for run in runs for row in run.rows))
+    handles, texts = axes[1].get_legend_handles_labels()
+    if any("roof_tg" in row for run in runs for row in run.rows):
+        handles.append(plt.Line2D([], [], ls=(0, (4, 3)), lw=1, color="gray"))
+        texts.append("roof: weights and cache at the machine's rates")
+    where = {"loc": "outside lower center", "ncols": min(len(texts), 4), "frameon": False}
+    figure.legend(handles, texts, fontsize=LABEL + 1, **where)
+    machine = common.pop("machine", "")
+    told = [sweep_rows.TOLD[key].format(value) for key, value in common.items() if key not in ("flash_attn",)]
+    figure.suptitle(", ".join(told) + (f"\n{machine}" if machine else ""), fontsize=LABEL + 1)
     _save(figure, path)
+
+
+def _sweep(ax, rows: list[dict], kind: str, name: str, colour: str, marker: str) -> None:
+    """One run: the mean of each depth, a bar from least to most where it was measured more than once, and its roof."""
+    speeds = sweep_rows.by_depth(rows, "speed_" + kind)
+    depths, means = list(speeds), [statistics.fmean(v) for v in speeds.values()]
+    every = max(1, len(depths) // 16)  # markers
+    ax.plot(depths, means, "-", color=colour, marker=marker, markevery=every, ms=4.5, lw=1.8, label=name)
+    for depth, values in speeds.items():
+        if len(values) > 1:
+            ax.plot([depth, depth], [min(values), max(values)], "-", color=colour, lw=4, alpha=0.3)
+    roof = sweep_rows.by_depth(rows, "roof_" + kind)
+    if roof:
+        ax.plot(list(roof), [statistics.fmean(v) for v in roof.values()], ls=(0, (4, 3)), lw=1, color=colour, alpha=0.7)
+
+
+def _depth_ticks(ax, deepest: int) -> None:
+    """Ticks at 256, 512, 1k (1024), 2k, ... so that there are four to nine."""
+    step = 64
+    while deepest / step > 8:
+        step *= 2
+    ax.set_xticks(range(0, deepest + step, step))
+    ax.set_xlim(-0.02 * deepest, 1.02 * deepest or 1)
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1024:g}k" if step >= 512 and x else f"{x:g}")

@@ -75,6 +75,13 @@ class Roofs:
         return roof.measure(threads, ROOF_SECONDS, top)
 
 
+def roofs_of(session) -> dict[str, float]:
+    """This machine's roofs {"gbps", "gmacs"} now, with the session's threads and for its weights."""
+    from ikpy_llm.kernels.derive import roof
+
+    return roof.measure(session.n_threads, ROOF_SECONDS, code_class(session))
+
+
 def code_class(session) -> int:
     """Which dot roof bounds this model: that of the type with most weights in its matrices."""
     from ikpy_llm.kernels.derive import roof

@@ -71,6 +71,37 @@ class Progress:
         self.close()
 
 
+class Bar:
+    """A line on stderr that says how far a job is, where that is a terminal: drawn only when told, so between
+    measurements, and cleared before anything else is printed.
+    """
+
+    WIDTH = 30
+
+    def __init__(self, out=None):
+        self.out, self.started = out or sys.stderr, time.monotonic()
+        self.live = self.out.isatty()
+
+    def show(self, done: int, total: int, text: str) -> None:
+        """Draw it anew: `done` of `total` are over."""
+        if not self.live:
+            return
+        full, passed = self.WIDTH * done // total, time.monotonic() - self.started
+        left = f", {_clock(passed / done * (total - done))} left" if done else ""
+        self.out.write(f"\r\033[K{'━' * full}{'╌' * (self.WIDTH - full)} {done}/{total} {text}{left}")
+        self.out.flush()
+
+    def clear(self) -> None:
+        """Take it off the screen."""
+        if self.live:
+            self.out.write("\r\033[K")
+            self.out.flush()
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
 def _bar(live: bool):
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn

@@ -1,23 +1,19 @@
 """measure prompt and generation speed at growing depth, as llama-sweep-bench does"""
 
 import dataclasses
-import json
 import random
-import re
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ikpy_llm.cli import bench_machine, bench_run, console
+from ikpy_llm.cli import bench_machine, bench_run, console, sweep_rows
+from ikpy_llm.cli.bench_result import Test
 from ikpy_llm.cli.model_file import list_cache, model_path
 from ikpy_llm.cli.options import ModelOptions, flag
 from ikpy_llm.cli.sampler_flags import FLAGS_OF_TEXT
+from ikpy_llm.cli.sweep_rows import KEYS, Run
 from ikpy_llm.errors import IkpyError
-
-TITLES = ("PP", "TG", "N_KV", "T_PP s", "S_PP t/s", "T_TG s", "S_TG t/s")
-KEYS = ("pp", "tg", "n_kv", "t_pp", "speed_pp", "t_tg", "speed_tg")
-MEMORY = ("RSS HWM", "VRAM delta")
 
 
 @dataclasses.dataclass
@@ -50,7 +46,8 @@ class Options(ModelOptions):
         "--compare",
         metavar="FILE",
         env="",
-        help="earlier results (table or jsonl) to draw too; without -m only they",
+        help="earlier results (table or jsonl) to draw too, or without --plot to print side by side; without -m only "
+        "they",
     )
     files: list[str] = flag([], metavar="FILE", env="", help="more files for --compare")
 
@@ -61,26 +58,23 @@ def main(options: Options) -> None:
         return list_cache()
     if options.files and not options.compare:
         raise IkpyError(f"{options.files[0]}: result files follow --compare")
-    earlier = {path: read_rows(path) for path in options.compare + options.files}
-    if earlier and not options.plot:
-        raise IkpyError("--compare draws: add --plot FILE")
+    runs = [sweep_rows.read_run(path) for path in options.compare + options.files]
     if options.plot:
         from ikpy_llm.cli import bench_plot
 
         bench_plot.pyplot()  # say now that it is missing, not after the sweep
-    stems = [Path(path).stem for path in earlier]
-    runs = {s if stems.count(s) == 1 else path: earlier[path] for s, path in zip(stems, earlier, strict=True)}
-    if not earlier or options.model or options.hf_repo or options.model_url:
-        name, rows = run(options)
-        runs[name] = rows
+    if not runs or options.model or options.hf_repo or options.model_url:
+        runs.append(run(options))
     if options.plot:
         bench_plot.sweeps(runs, options.plot)
         print(f"wrote {options.plot}", file=sys.stderr)
+    elif options.compare:
+        print(sweep_rows.comparison(runs))
     return None
 
 
-def run(options: Options) -> tuple[str, list[dict]]:
-    """(name for a legend, rows) of the sweep, which is printed meanwhile."""
+def run(options: Options) -> Run:
+    """The sweep, which is printed meanwhile."""
     if options.flash_attn in ("off", "0"):
         console.note("-fa off is ignored: attention is always fused")
     setup = bench_run.Setup(
@@ -107,13 +101,32 @@ def run(options: Options) -> tuple[str, list[dict]]:
             "n_threads": session.n_threads,
             "n_threads_batch": session.n_threads_batch,
         }
-        where = {"model_filename": str(session.file.path), "machine": bench_machine.line()}
+        where = {"model_filename": str(session.file.path), "machine": bench_machine.line(), **kv_types(session)}
+        roof = bench_run.roofs_of(session)
+        where |= {f"roof_{name}": value for name, value in roof.items()}
         if options.output == "table":
-            print_head(head, where, options.memory)
+            sweep_rows.print_head(head, where, options.memory)
         for row in sweep(session, options):
-            rows.append(row)
-            print(table_row(row) if options.output == "table" else json_row(head | row | where), flush=True)
-    return Path(where["model_filename"]).stem, rows
+            rows.append(row | roof_speeds(session, row, roof, options.ubatch))
+            table = options.output == "table"
+            print(sweep_rows.table_row(row) if table else sweep_rows.json_row(head | rows[-1] | where), flush=True)
+    facts = sweep_rows.facts_of(head | where)
+    return Run(Path(where["model_filename"]).stem, rows, facts)
+
+
+def kv_types(session) -> dict[str, str]:
+    """Types of the cache."""
+    return {f"type_{x}": getattr(session.options, f"cache_type_{x}", "f16") for x in "kv"}
+
+
+def roof_speeds(session, row: dict, roof: dict[str, float], ubatch: int) -> dict[str, float]:
+    """Tokens per second of both tests if everything they must read and multiply went at the machine's rates."""
+    out = {}
+    for name, test in (("pp", Test(row["pp"], 0, row["n_kv"])), ("tg", Test(0, row["tg"], row["n_kv"]))):
+        work = bench_run.work(session, test, ubatch)
+        seconds = max(work["bytes"] / roof["gbps"], work["macs"] / roof["gmacs"]) / 1e9
+        out["roof_" + name] = test.n_timed / seconds
+    return out
 
 
 def sweep(session, options: Options) -> Iterator[dict]:
@@ -130,12 +143,15 @@ def sweep(session, options: Options) -> Iterator[dict]:
             session.eval(ids[at : at + step])
         return time.perf_counter() - started
 
+    bar = console.Bar()
     timed(tokens(1), 1)
     if options.warmup_batch:
         session.rewind(0)
         timed(tokens(pp), options.batch)
     session.rewind(0)
-    for i, n_kv in enumerate(range(0, session.n_ctx - max(pp, tg) + 1, pp)):
+    depths = range(0, session.n_ctx - max(pp, tg) + 1, pp)
+    for i, n_kv in enumerate(depths):
+        bar.show(i, len(depths), f"N_KV {n_kv}")
         if i % options.stride:
             timed(tokens(pp), options.batch)
             continue
@@ -146,7 +162,9 @@ def sweep(session, options: Options) -> Iterator[dict]:
             t_pp = timed(tokens(pp), options.batch)
             values = (pp, tg, n_kv, t_pp, pp / t_pp, t_tg, tg / t_tg)
             row = dict(zip(KEYS, values, strict=True))
+            bar.clear()
             yield row | ({"rss_hwm_mib": peak_memory(), "vram_delta_mib": None} if options.memory else {})
+    bar.clear()
 
 
 def peak_memory() -> float | None:
@@ -156,54 +174,3 @@ def peak_memory() -> float | None:
     except ImportError:
         return None
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-# --- what is printed, and read again ---
-
-
-def print_head(head: dict, where: dict, memory: bool) -> None:
-    """llama-sweep-bench's head, with a line about model and machine."""
-    print("\nmain: " + ", ".join(f"{name} = {value}" for name, value in head.items()))
-    print(f"main: {where['model_filename']}; {where['machine']}\n")
-    widths = [6, 6, 6, 8, 8, 8, 8] + [10, 10] * memory
-    titles = TITLES + MEMORY * memory
-    print("|" + " | ".join(f"{t:>{w}}" for t, w in zip(titles, widths, strict=True)) + " |")
-    print("|" + "|".join("-" * (w + 1 + (i > 0)) for i, w in enumerate(widths)) + "|", flush=True)
-
-
-def table_row(row: dict) -> str:
-    """A row in llama-sweep-bench's widths."""
-    text = "|{pp:6d} | {tg:6d} | {n_kv:6d} | {t_pp:8.3f} | {speed_pp:8.2f} | {t_tg:8.3f} | {speed_tg:8.2f} |"
-    if "rss_hwm_mib" in row:
-        text += f" {'n/a' if row['rss_hwm_mib'] is None else format(row['rss_hwm_mib'], '.1f'):>10} | {'n/a':>10} |"
-    return text.format(**row)
-
-
-def json_row(fields: dict) -> str:
-    """A line of jsonl: floats with six decimals, a space before the brace."""
-    parts = (f'"{k}": {f"{v:.6f}" if isinstance(v, float) else json.dumps(v)}' for k, v in fields.items())
-    return "{" + ", ".join(parts) + " }"
-
-
-def read_rows(path: str) -> list[dict]:
-    """Rows of an earlier sweep, ours or ik_llama.cpp's: jsonl, or the table among whatever lines."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise IkpyError(f"--compare {path}: {error.strerror}") from None
-    rows = []
-    for line in lines:
-        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-        if line.startswith("{"):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and all(isinstance(row.get(key), (int, float)) for key in KEYS):
-                rows.append(row)
-        elif line.startswith("|") and len(cells) >= len(KEYS) and all(re.fullmatch(r"[\d.]+", c) for c in cells[:7]):
-            values = [int(c) if i < 3 else float(c) for i, c in enumerate(cells[:7])]
-            rows.append(dict(zip(KEYS, values, strict=True)))
-    if not rows:
-        raise IkpyError(f"--compare {path}: no rows of a sweep; the table or jsonl of a sweep-bench is accepted")
-    return rows
