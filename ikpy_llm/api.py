@@ -13,6 +13,7 @@ from numbers import Integral
 import numpy as np
 
 from ikpy_llm import models
+from ikpy_llm.engine import overrides
 from ikpy_llm.engine.chat import checked
 from ikpy_llm.engine.conversation import Cache, Conversation, End, checked_n_predict, stream
 from ikpy_llm.engine.gguf import open_gguf
@@ -91,6 +92,7 @@ class Model:
         mla: int = 3,
         amb: int = 256,
         ser: str = "",
+        override_kv: dict[str, object] | None = None,
         progress: Progress | None = None,
     ) -> Model:
         """Open a GGUF file (None: the demo model), compile what it needs, weave its weights.
@@ -106,6 +108,7 @@ class Model:
         swa_full: layers with a sliding window keep all positions, so that one can go back to any of them.
         mla, amb: how DeepSeek models attend (0 to 3), and MiB for it at once.
         ser: "Kmin,t": after the Kmin best experts of a token only those above t times the best.
+        override_kv: metadata in place of the file's; keys as in GGUF, or without the architecture ("rope.freq_base").
         progress(done, total, name): called during slow parts; kernels compiled, then bytes woven (or fetched).
         Raises ModelFileError, one line, for everything wrong with the file; IkpyError for settings out of range, too
         little memory, kernels that cannot be compiled and a demo model that cannot be fetched.
@@ -128,6 +131,7 @@ class Model:
             ser=ser,
         )
         file = open_gguf(path)
+        overrides.apply(file, override_kv)
         session = Session(file, models.builder(file.meta, str(path)), options, progress)
         return cls(session, file.meta, path, time.perf_counter() - start)
 

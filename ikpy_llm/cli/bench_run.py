@@ -29,10 +29,12 @@ class Setup:
     mla: int = 3
     amb: int = 256
     ser: str = ""
+    override_kv: tuple[tuple[str, object], ...] = ()  # see engine.overrides
 
     def open(self, n_ctx: int, progress: Say):
         """A session with that many positions."""
         from ikpy_llm import models
+        from ikpy_llm.engine import overrides
         from ikpy_llm.engine.gguf import open_gguf
         from ikpy_llm.engine.options import Options
         from ikpy_llm.engine.session import Session
@@ -44,6 +46,7 @@ class Setup:
 
                 file = demo_model_path(progress)
             file = open_gguf(file)
+            overrides.apply(file, dict(self.override_kv))
         sizes = {"n_ctx": n_ctx, "n_ubatch": self.n_ubatch}
         threads = {"threads": self.threads, "threads_batch": self.threads_batch}
         moe = {"mla": self.mla, "amb": self.amb, "ser": self.ser}

@@ -40,11 +40,8 @@ WITHOUT_EFFECT = {
 NOT_YET = {
     "-ctk": None, "--cache-type-k": None, "-ctv": None, "--cache-type-v": None, "-khad": "?", "-vhad": "?",
     "-ctk-first": None, "-ctk-last": None, "-ctv-first": None, "-ctv-last": None,
-    "-ot": None, "--override-tensor": None, "--override-kv": None,
+    "-ot": None, "--override-tensor": None,
     "--check-tensors": 0, "-vq": 0, "--validate-quants": 0, "-dr": 0, "--dry-run": 0,
-    "--rope-scaling": None, "--rope-scale": None, "--rope-freq-base": None, "--rope-freq-scale": None,
-    "--yarn-orig-ctx": None, "--yarn-ext-factor": None, "--yarn-attn-factor": None, "--yarn-beta-slow": None,
-    "--yarn-beta-fast": None,
     "--lora": None, "--lora-scaled": 2, "--control-vector": None, "--control-vector-scaled": 2,
     "--control-vector-layer-range": 2,
     "--no-jinja": 0, "--reasoning-format": None,

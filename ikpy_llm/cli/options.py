@@ -162,6 +162,44 @@ class ModelOptions(Common):
         metavar="KMIN,T",
         help="after the KMIN best experts of a token only those above T times the best, such as 6,0.5",
     )
+    rope_scaling: str | None = flag(
+        None,
+        "--rope-scaling",
+        choices=("none", "linear", "yarn"),
+        help="how positions are stretched",
+    )
+    rope_scale: float | None = flag(
+        None, "--rope-scale", metavar="N", minimum=1e-3, help="stretch positions, so the context, by this factor"
+    )
+    rope_freq_scale: float | None = flag(
+        None, "--rope-freq-scale", metavar="N", minimum=1e-6, help="the same as --rope-scale 1/N"
+    )
+    rope_freq_base: float | None = flag(
+        None, "--rope-freq-base", metavar="N", minimum=1e-3, help="base of the rotation's frequencies"
+    )
+    yarn_orig_ctx: int | None = flag(
+        None, "--yarn-orig-ctx", metavar="N", minimum=1, help="yarn: context the model was trained for before"
+    )
+    yarn_ext_factor: float | None = flag(
+        None, "--yarn-ext-factor", metavar="N", minimum=-1, help="yarn: share of it (0 = linear, 1 = all)"
+    )
+    yarn_attn_factor: float | None = flag(
+        None, "--yarn-attn-factor", metavar="N", minimum=1e-3, help="yarn: factor of q and k"
+    )
+    yarn_beta_slow: float | None = flag(
+        None, "--yarn-beta-slow", metavar="N", minimum=1e-3, help="yarn: turns below which pairs are stretched fully"
+    )
+    yarn_beta_fast: float | None = flag(
+        None, "--yarn-beta-fast", metavar="N", minimum=1e-3, help="yarn: turns above which they are not stretched"
+    )
+    override_kv: list[str] = flag(
+        [],
+        "--override-kv",
+        metavar="KEY=TYPE:VALUE",
+        env="",
+        commas=False,
+        help="metadata in place of the file's, such as llama.rope.freq_base=float:1e6; types: int, float, bool, str",
+    )
     cache_list: bool = flag(
         False, "-cl", "--cache-list", env="", help="list the models of the hub that are in the cache, and end"
     )

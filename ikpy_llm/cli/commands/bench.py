@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from ikpy_llm.cli import bench_machine, bench_report, bench_run, console
+from ikpy_llm.cli import bench_machine, bench_report, bench_run, console, overrides
 from ikpy_llm.cli.bench_result import Result, Test
 from ikpy_llm.cli.model_file import list_cache, model_path
 from ikpy_llm.cli.options import ModelOptions, Pair, flag, flash_attn_flag, repack_flag
@@ -234,7 +234,8 @@ def setups_of(options: Options, tests: list[Test]):
         threads or [Pair(0, 0)],
     ):
         own = options.swa_full, mla, options.amb, options.ser
-        setup = bench_run.Setup(source, pair.first, min(n_ubatch, n_batch), repack, pair.second, *own)
+        kv = tuple(overrides.of(options).items())
+        setup = bench_run.Setup(source, pair.first, min(n_ubatch, n_batch), repack, pair.second, *own, override_kv=kv)
         yield setup, n_batch, n_ubatch, tests
 
 

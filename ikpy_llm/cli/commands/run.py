@@ -4,7 +4,7 @@ import dataclasses
 import json
 import sys
 
-from ikpy_llm.cli import console, prompt_cache
+from ikpy_llm.cli import console, overrides, prompt_cache
 from ikpy_llm.cli.model_file import list_cache, model_path
 from ikpy_llm.cli.options import ModelOptions, flag
 from ikpy_llm.cli.sampler_flags import SamplerFlags, sampling_of
@@ -152,6 +152,7 @@ def main(options: Options) -> None:
             mla=options.mla,
             amb=options.amb,
             ser=options.ser,
+            override_kv=overrides.of(options),
             n_batch=options.batch,
             n_ubatch=options.ubatch,
             progress=progress,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ikpy_llm.cli import bench_machine, bench_run, console, sweep_rows
+from ikpy_llm.cli import bench_machine, bench_run, console, overrides, sweep_rows
 from ikpy_llm.cli.bench_result import Test
 from ikpy_llm.cli.model_file import list_cache, model_path
 from ikpy_llm.cli.options import ModelOptions, flag
@@ -87,6 +87,7 @@ def run(options: Options) -> Run:
         options.mla,
         options.amb,
         options.ser,
+        override_kv=tuple(overrides.of(options).items()),
     )
     with console.Progress() as progress:
         session = setup.open(options.n_ctx, progress)
