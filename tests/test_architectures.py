@@ -37,6 +37,7 @@ CASES = {
     "gemma3, scale in the file": ({"attention__scale": 0.3, "n_layer": 3}, 1.5e-3),
     "gemma3, 62 layers": ({"n_layer": 62, "n_embd": 64, "n_head": 4, "n_ff": 32}, 8e-3),
 }
+LONG = "qwen2", "qwen2, tied, 8 bits", "gemma3", "gemma3, 8 bits"  # longer than a chunk of attention
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -44,11 +45,12 @@ def test_logits_are_those_of_the_model(folder, case):
     options, tolerance = CASES[case]
     writer, reference = (tiny_llama, ReferenceLlama) if "qwen2" in case else (tiny_gemma3, ReferenceGemma3)
     path = writer.write(folder / "case.gguf", **options)
-    expected = reference(path, np.float16).logits(TOKENS[:300])
+    tokens = TOKENS[: 300 if case in LONG else 70]
+    expected = reference(path, np.float16).logits(tokens)
     with session(path) as s:
-        error = s.eval(TOKENS[:300], all_logits=True) - expected
+        error = s.eval(tokens, all_logits=True) - expected
     if tolerance is None:  # quantized weights: not much further away than with the best 8-bit activations
-        ideal = reference(path, np.float16, options["types"]).logits(TOKENS[:300]) - expected
+        ideal = reference(path, np.float16, options["types"]).logits(tokens) - expected
         assert error.std() < 1.3 * ideal.std() and abs(error).max() < 1.3 * abs(ideal).max()
     else:
         assert abs(error).max() < tolerance * expected.std()
@@ -76,7 +78,8 @@ def test_steps_threads_and_rings_change_no_bit(gemma3):
             np.testing.assert_array_equal(s.eval(TOKENS, all_logits=True), expected)
             sizes = 7, 1, 1, 80, 3, 200, 1, 150, 2, 1, 1, 240, 1
             np.testing.assert_array_equal(steps(s, TOKENS, *sizes), expected[np.cumsum(sizes) - 1])
-            np.testing.assert_array_equal(steps(s, TOKENS, *[1] * 300), expected[:300])
+            n = 300 if n_ubatch == 64 else 30
+            np.testing.assert_array_equal(steps(s, TOKENS, *[1] * n), expected[:n])
 
 
 def test_how_far_one_can_go_back(gemma3):

@@ -101,8 +101,8 @@ REFUSED = {
     "fewer than it says": (lambda raw: changed(raw, {"n_tokens": 30, "written": 30}), "bytes, .* are expected"),
     "cells": (lambda raw: changed(raw, {"written": 3}), "'written' in its header is 3"),
     "model": (lambda raw: changed(raw, {"model": "0" * 32}), "the session of another model"),
-    "CPU": (lambda raw: changed(raw, {"target": "mips"}), "a session of kind of CPU 'mips'; here it is '"),
-    "panels": (lambda raw: changed(raw, {"panel": 3}), "a session of panel width 3; here it is "),
+    "CPU": (lambda raw: changed(raw, {"target": "mips"}), "a session for 'mips' as kind of CPU; here it is '"),
+    "panels": (lambda raw: changed(raw, {"panel": 3}), "a session for 3 as panel width; here it is "),
     "no layers": (lambda raw: changed(raw, {"layers": []}), "a KV cache of other layers"),
     "layers of another kind": (
         lambda raw: changed(raw, {"layers": [1, 2]}),

@@ -152,7 +152,7 @@ def _compare(path: Path, found: dict, own: dict) -> None:
         raise IkpyError(f"{path}: the session of another model ({what}), or of this one with other settings (-ser)")
     for key, what in (("target", "kind of CPU"), ("panel", "panel width")):
         if found.get(key) != own[key]:
-            raise IkpyError(f"{path}: a session of {what} {shown(found.get(key))}; here it is {shown(own[key])}")
+            raise IkpyError(f"{path}: a session for {shown(found.get(key))} as {what}; here it is {shown(own[key])}")
     theirs = found.get("layers")
     if not isinstance(theirs, list) or len(theirs) != len(own["layers"]):
         raise IkpyError(f"{path}: a session with a KV cache of other layers (-mla, --swa-full)")
