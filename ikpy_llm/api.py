@@ -88,6 +88,11 @@ class Model:
         repack: bool | None = None,
         n_batch: int = 2048,
         n_ubatch: int = 512,
+        cache_type_k: str = "f16",
+        cache_type_v: str = "f16",
+        khad: bool = False,
+        vhad: bool = False,
+        flash_attn: bool = True,
         swa_full: bool = False,
         mla: int = 3,
         amb: int = 256,
@@ -105,6 +110,9 @@ class Model:
         repack: weave weights into panels (about the file's size of memory again); None = IKPY_REPACK, or where memory
         allows.
         n_ubatch: tokens of a prompt computed at once at most; n_batch (llama.cpp's -b) limits it.
+        cache_type_k, cache_type_v: of keys and values in the KV cache: f32, f16, bf16, q8_0, q8_KV, q6_0, q5_1, q5_0,
+        q4_1, q4_0, iq4_nl; khad, vhad: rotate them (Hadamard) before they are quantized.
+        flash_attn: False attends plainly in float32: slow, to compare with.
         swa_full: layers with a sliding window keep all positions, so that one can go back to any of them.
         mla, amb: how DeepSeek models attend (0 to 3), and MiB for it at once.
         ser: "Kmin,t": after the Kmin best experts of a token only those above t times the best.
@@ -125,6 +133,11 @@ class Model:
             threads=threads or 0,
             threads_batch=threads_batch or 0,
             repack=repack,
+            cache_type_k=cache_type_k,
+            cache_type_v=cache_type_v,
+            khad=khad,
+            vhad=vhad,
+            flash_attn=flash_attn,
             swa_full=swa_full,
             mla=mla,
             amb=amb,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ikpy_llm.kernels import simd
-from ikpy_llm.kernels.attention_layout import kcache_bytes, n_counters, scratch_bytes, vcache_bytes
+from ikpy_llm.kernels.attention_layout import cache_bytes, n_counters, scratch_bytes
 from ikpy_llm.kernels.jit import Kernel, call
 
 LANES = simd.LANES
@@ -28,8 +28,8 @@ class Heads:
 
     def clear(self):
         sizes = (
-            kcache_bytes(self.n_head_kv, self.n_cells, self.k_dim) // 2,
-            vcache_bytes(self.n_head_kv, self.n_cells, self.v_dim) // 2,
+            cache_bytes("f16", self.n_head_kv, self.n_cells, self.k_dim) // 2,
+            cache_bytes("f16", self.n_head_kv, self.n_cells, self.v_dim) // 2,
         )
         self.caches = [np.full(n + 2 * MARGIN, np.nan, np.float16) for n in sizes]
         for c in self.caches:

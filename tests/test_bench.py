@@ -10,11 +10,13 @@ import tiny_deepseek2
 import tiny_model
 
 from ikpy_llm.cli import bench_plot, bench_report, bench_result, bench_run
+from ikpy_llm.cli import options as cli_options
 from ikpy_llm.cli.bench_result import Result, Test
 from ikpy_llm.cli.commands import bench
 from ikpy_llm.cli.options import Pair, parse
 from ikpy_llm.engine import hub
 from ikpy_llm.errors import IkpyError
+from ikpy_llm.kernels.kv_types import KV_TYPES
 
 ROOF = {"gbps": 50.0, "gmacs": 1000.0}
 MACHINE = {"cpu_info": "cpu", "target": "avx512", "cores_allowed": 2, "memory_gib": 23.5, "load_average": 0.5}
@@ -60,8 +62,8 @@ def test_names(words, expected):
         (["-t", "0-2"], "-t: '0' is not a whole number from 1 to 1024"),
         (["-pg", "8"], "-pg: '8' is not two whole numbers such as 512,128"),
         (["-rtr", "2"], "-rtr: '2' is not one of on, off, 1, 0"),
-        (["-ctk", "q8_0"], "-ctk q8_0: the KV cache of this engine is f16"),
-        (["-ctv", "f16,q4_0"], "-ctv q4_0: the KV cache"),
+        (["-ctk", "q9_0"], "-ctk: 'q9_0' is not one of f32, f16, bf16, q8_0, q8_KV, q6_0, q5_1"),
+        (["-ctv", "f16,q4_K"], "-ctv: 'q4_K' is not one of"),
         (["--type", "Q4_0"], "--type needs --synthetic SIZE"),
         (["--plot", "x.png"], "--plot needs --synthetic"),
         (["--synthetic", "0.4B", "-m", "x.gguf"], "exclude each other"),
@@ -110,10 +112,16 @@ def test_models_of_the_hub(monkeypatch):
             bench.sources_of(options(*words))
 
 
-def test_what_is_not_done_as_asked_is_said(capsys):
-    options("-fa", "0,1")
-    assert capsys.readouterr().err == "note: -fa off is ignored: attention is always fused\n"
-    assert options("-fa").flash_attn == ["on"]
+def test_caches_are_lists_too():
+    found = options("-fa", "0,1", "-ctk", "q8_0,f16", "-ctv", "q4_0", "-khad", "1")
+    setups = [setup.cache for setup, *_ in bench.setups_of(found, bench.tests_of(found))]
+    fields = [(c.cache_type_k, c.cache_type_v, c.khad, c.vhad, c.flash_attn) for c in setups]
+    assert fields == [(k, "q4_0", True, False, fa) for k in ("q8_0", "f16") for fa in (False, True)]
+    assert options("-fa").flash_attn == ["on"] and options("-khad").khad == [True]
+
+
+def test_types_of_the_cache_are_the_kernels():
+    assert tuple(KV_TYPES) == cli_options.KV_TYPES
 
 
 # --- how results are written ---

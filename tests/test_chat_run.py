@@ -170,7 +170,8 @@ def test_flags_of_the_contract_are_accepted():
     -mla 3 -amb 512 -fmoe -ser 6,1 -gr -muge -mqkv -sm none -mg 0 -ts 1 --offline -if -cl -ctk-first q8_0,2"""
     found = options(*words.split(), "-sys", "be brief")
     assert len(found.notices) == 2
-    assert "-ctk q8_0" in found.notices[1] and "--lora-scaled f 0.5" in found.notices[1]
+    assert (found.cache_type_k, found.cache_type_v, found.khad, found.vhad) == ("q8_0", "q8_0", True, False)
+    assert "--lora-scaled f 0.5" in found.notices[1]
     assert "cannot do that yet" in found.notices[1] and "-ngl 99" in found.notices[0]
     assert (found.color, found.keep, found.system, found.verbose) == ("on", 4, "be brief", True)
 

@@ -24,7 +24,7 @@ COMMON = """
 | -cuda graphs=0 | -op 26,1 | -ooae | --fit | --fit on | --fit-margin 512 | -smgs | -grt 1
 """
 TEXT = """
--c 512 | --ctx-size 512 | -n 5 | --predict 5 | --n-predict 5 | -ctk q8_0 | --cache-type-k q8_0 | -ctv f16
+-c 512 | --ctx-size 512 | -n 5 | --predict 5 | --n-predict 5 | -ctk q8_0 | --cache-type-k q8_0 | -ctv q4_0
 | -ctk-first q8_0,2 | -ctk-last q8_0,2 | -ctv-first q8_0,2 | -ctv-last q8_0,2
 | --rope-scaling yarn | --rope-scale 2 | --rope-freq-base 1e6 | --rope-freq-scale 0.5 | --yarn-orig-ctx 4096
 | --yarn-ext-factor 1 | --yarn-attn-factor 1 | --yarn-beta-slow 1 | --yarn-beta-fast 32
@@ -49,7 +49,8 @@ RUN = """
 """
 BENCH = """
 -p 8 | -p 8-32*2 | -p 8,16 -p 32 | --n-prompt 8 | -n 4 | --n-gen 4 | -pg 8,4 | -gp 8,4 | -d 16 | --n-depth 16
-| -ctk f16 | -ctv f16 | --cache-type-k f16 | -tgb 1,2 | -r 3 | --repetitions 3 | -o json | -o jsonl | --output sql
+| -ctk f16 | -ctv f16,q8_0 | --cache-type-k iq4_nl | --cache-type-v q8_KV | --v-cache-hadamard
+| -tgb 1,2 | -r 3 | --repetitions 3 | -o json | -o jsonl | --output sql
 | -oe md | --output-err csv | -w 0 | -w 1 | --warmup 0 | --progress | --delay 1 | --prio 1 | -C 0xf | --cpu-mask 0xf
 | --cpu-strict 1 | --poll 50 | -mmp 0 | -embd 0 | -fa 1 | -fa 0,1 | -rtr 0,1 | -mla 2,3 | -ot a=CPU | --list-devices
 | -nkvo 1 | -nopo 1 | -ger 1 | -sas 0 | -no-fug 1 | -no-ooae 1 | -rcache 1 | -rpc host:1 | -dio 1 | --no-host 1
@@ -97,5 +98,5 @@ def test_a_recipe_of_a_model_card():
     assert (found.n_ctx, found.repack, found.flash_attn, found.threads) == (32768, True, "on", 16)
     assert found.notices == [
         "ignored, they change nothing in ikpy: -fmoe, -ngl 99, --parallel 1",
-        "ignored, ikpy cannot do that yet: -ctk f16, -ot exps=CPU",
+        "ignored, ikpy cannot do that yet: -ot exps=CPU",
     ]

@@ -105,6 +105,7 @@ class Result:
     fused_moe: bool = True
     type_k: str = "f16"
     type_v: str = "f16"
+    flash_attn: bool = True
     weight_type: str = ""  # of a synthetic model
     bits_per_weight: float | None = None
     roof: dict[str, float] | None = None  # {"gbps", "gmacs"} of this machine with as many threads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 import time
@@ -14,6 +15,17 @@ from ikpy_llm.errors import IkpyError
 
 ROOF_SECONDS = 0.2  # for each roof, each time
 Say = Callable[[int, int, str], None]  # progress(done, total, name)
+
+
+@dataclass(frozen=True)
+class Cache:
+    """How keys and values are kept and attended to; the names are those of engine/options.py."""
+
+    cache_type_k: str = "f16"
+    cache_type_v: str = "f16"
+    khad: bool = False
+    vhad: bool = False
+    flash_attn: bool = True
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,7 @@ class Setup:
     amb: int = 256
     ser: str = ""
     override_kv: tuple[tuple[str, object], ...] = ()  # see engine.overrides
+    cache: Cache = Cache()
 
     def open(self, n_ctx: int, progress: Say):
         """A session with that many positions."""
@@ -50,7 +63,8 @@ class Setup:
         sizes = {"n_ctx": n_ctx, "n_ubatch": self.n_ubatch}
         threads = {"threads": self.threads, "threads_batch": self.threads_batch}
         moe = {"mla": self.mla, "amb": self.amb, "ser": self.ser}
-        options = Options(**sizes, **threads, **moe, repack=self.repack, swa_full=self.swa_full)
+        cache = dataclasses.asdict(self.cache)
+        options = Options(**sizes, **threads, **moe, **cache, repack=self.repack, swa_full=self.swa_full)
         return Session(file, models.builder(file.meta, str(file.path)), options, progress)
 
 
@@ -113,6 +127,9 @@ def describe(session, test: Test, n_batch: int, n_ubatch: int) -> Result:
         n_ubatch=n_ubatch,
         n_threads=session.n_threads if test.n_gen else session.n_threads_batch,
         repack=session.weights.is_packed,
+        type_k=session.options.cache_type_k,
+        type_v=session.options.cache_type_v,
+        flash_attn=session.options.flash_attn,
         run=test,
         test_time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         layer_macs=layer_macs,

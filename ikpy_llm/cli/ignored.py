@@ -38,7 +38,6 @@ WITHOUT_EFFECT = {
 
 # What would change the result, and does not here yet.
 NOT_YET = {
-    "-ctk": None, "--cache-type-k": None, "-ctv": None, "--cache-type-v": None, "-khad": "?", "-vhad": "?",
     "-ctk-first": None, "-ctk-last": None, "-ctv-first": None, "-ctv-last": None,
     "-ot": None, "--override-tensor": None,
     "--check-tensors": 0, "-vq": 0, "--validate-quants": 0, "-dr": 0, "--dry-run": 0,

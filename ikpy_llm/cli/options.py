@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from ikpy_llm.cli.ignored import IGNORED, NOT_YET
 from ikpy_llm.errors import IkpyError
 
+KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q8_KV", "q6_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")  # of the kernels
+KV_NAMES = ", ".join(KV_TYPES)
 ON, OFF = ("on", "1", "true", "yes"), ("off", "0", "false", "no")
 ENV_PREFIXES = ("IKPY_", "LLAMA_ARG_")
 
@@ -72,10 +74,25 @@ def repack_flag(default, help: str):
     return flag(default, "-rtr", "--run-time-repack", "--repack", off=off, bare=True, env="REPACK", help=help)
 
 
-def flash_attn_flag(default, help: str):
+def flash_attn_flag(default):
     """-fa, stated once."""
     choices = ("on", "off", "auto", "1", "0")
-    return flag(default, "-fa", "--flash-attn", choices=choices, bare="on", help=help)
+    text = "fused attention with integer products; off: a plain one in float32, slow, to compare with"
+    return flag(default, "-fa", "--flash-attn", choices=choices, bare="on", help=text)
+
+
+def cache_type_flag(default, side: str, what: str):
+    """-ctk and -ctv, stated once."""
+    names = f"-ct{side}", f"--cache-type-{side}"
+    return flag(
+        default, *names, choices=KV_TYPES, metavar="TYPE", help=f"type of the {what} in the KV cache: {KV_NAMES}"
+    )
+
+
+def hadamard_flag(default, side: str, what: str):
+    """-khad and -vhad, stated once."""
+    text = f"rotate {what} (Hadamard) before they are quantized, which spreads outliers"
+    return flag(default, f"-{side}had", f"--{side}-cache-hadamard", bare=True, help=text)
 
 
 @dataclasses.dataclass
@@ -133,7 +150,11 @@ class ModelOptions(Common):
         None,
         "weave weights into panels at load time; off keeps them memory mapped (default: on where memory allows)",
     )
-    flash_attn: str = flash_attn_flag("on", "attention is always fused; accepted for compatibility")
+    cache_type_k: str = cache_type_flag("f16", "k", "keys")
+    cache_type_v: str = cache_type_flag("f16", "v", "values")
+    khad: bool = hadamard_flag(False, "k", "keys and queries")
+    vhad: bool = hadamard_flag(False, "v", "values")
+    flash_attn: str = flash_attn_flag("on")
     swa_full: bool = flag(
         False, "--swa-full", help="layers with a sliding window keep all positions: more memory, any text is reused"
     )

@@ -1,8 +1,7 @@
-"""The KV cache: f16, for every layer one buffer of keys and one of values, allocated at once.
+"""The KV cache: for every layer one buffer of keys and one of values, each of a type, allocated at once.
 
 Position p lies in cell p % n_cells. A layer that sees all positions has a cell for each of them; one with a sliding
-window has a ring of as many as the rows of one step see. Keys lie in panels of W cells,
-k[kv_head][cell // W][head_dim][cell % W]; values as rows, v[kv_head][cell][head_dim].
+window has a ring of as many as the rows of one step see. Where keys and values lie: kernels/attention_layout.py.
 Pages come into being when cells are written, so an unused part of a long context costs nothing.
 """
 
@@ -14,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ikpy_llm.engine.memory import Memory
+from ikpy_llm.errors import IkpyError
 from ikpy_llm.kernels import attention_layout
+from ikpy_llm.kernels.kv_types import COLUMNS, MAX_HEAD, kv_type
 
 UNIT = 256  # cells are a multiple of this, so that panels of every target are whole
 
@@ -29,6 +30,30 @@ def n_cells(n_ctx: int, window: int, n_step: int) -> int:
 
 
 @dataclass(frozen=True)
+class Types:
+    """Types of keys and values, and which of them go through a Hadamard rotation."""
+
+    k: str = "f16"
+    v: str = "f16"
+    khad: bool = False
+    vhad: bool = False
+
+    def spelled(self) -> str:
+        """As flags of the command line."""
+        return f"-ctk {self.k} -ctv {self.v}" + " -khad" * self.khad + " -vhad" * self.vhad
+
+    def check(self, k_dim: int, v_dim: int) -> None:
+        """IkpyError where heads of these sizes cannot be kept so."""
+        for flag, name, rotated, dim in ("k", self.k, self.khad, k_dim), ("v", self.v, self.vhad, v_dim):
+            what = [f"-ct{flag} {name}"] * (not kv_type(name).is_plain) + [f"-{flag}had"] * rotated
+            if what and (dim % COLUMNS or dim > MAX_HEAD):
+                raise IkpyError(
+                    f"{' '.join(what)}: the model's heads have {dim} elements, accepted are multiples of {COLUMNS} up "
+                    f"to {MAX_HEAD}; use f16, bf16 or f32"
+                )
+
+
+@dataclass(frozen=True)
 class Layer:
     """Sizes of one layer's part."""
 
@@ -38,19 +63,26 @@ class Layer:
     n_head_kv: int
     k_dim: int
     v_dim: int
+    types: Types = Types()
 
     @property
     def k_bytes(self) -> int:
-        return attention_layout.kcache_bytes(self.n_head_kv, self.n_cells, self.k_dim)
+        return attention_layout.cache_bytes(self.types.k, self.n_head_kv, self.n_cells, self.k_dim)
+
+    @property
+    def v_bytes(self) -> int:
+        return attention_layout.cache_bytes(self.types.v, self.n_head_kv, self.n_cells, self.v_dim)
 
     @property
     def n_bytes(self) -> int:
-        return self.k_bytes + attention_layout.vcache_bytes(self.n_head_kv, self.n_cells, self.v_dim)
+        return self.k_bytes + self.v_bytes
 
 
-def layers(ops: Iterable, n_ctx: int, n_step: int) -> dict[int, Layer]:
+def layers(ops: Iterable, n_ctx: int, n_step: int, types: Types = Types()) -> dict[int, Layer]:
     """What the `attend` ops of a model's list need, by number of layer; latents are one row of keys per position."""
-    out = {}
+    out, ops = {}, list(ops)
+    if types != Types() and any(o.name in ("latent_store", "keys") for o in ops):
+        raise IkpyError(f"{types.spelled()}: the cache of latent attention (DeepSeek) is f16, accepted are f16 and f16")
     for o in ops:
         if o.name == "latent_store":
             n = n_cells(n_ctx, 0, n_step)
@@ -58,8 +90,19 @@ def layers(ops: Iterable, n_ctx: int, n_step: int) -> dict[int, Layer]:
         if o.name == "attend" and not o.attrs["latent"] and len(o.inputs) == 1:
             a, window = o.attrs, o.attrs["window"]
             dims = o.inputs[0].width // a["n_head"], o.output.width // a["n_head"]
-            out[a["layer"]] = Layer(n_cells(n_ctx, window, n_step), window, a["n_head"], a["n_head_kv"], *dims)
+            out[a["layer"]] = Layer(n_cells(n_ctx, window, n_step), window, a["n_head"], a["n_head_kv"], *dims, types)
+            types.check(*dims)
     return out
+
+
+def size_line(layers: Iterable[Layer]) -> str:
+    """Sizes of the cache of these layers, in the words of ik_llama.cpp."""
+    layers = list(layers)
+    sizes = [sum(x.k_bytes for x in layers) / 2**20, sum(x.v_bytes for x in layers) / 2**20]
+    types = layers[0].types if layers else Types()
+    names = types.k + ", rotated" * types.khad, types.v + ", rotated" * types.vhad
+    k, v = (f"{side} ({name}): {size:.2f} MiB" for side, name, size in zip("KV", names, sizes, strict=True))
+    return f"KV self size = {sum(sizes):.2f} MiB, {k}, {v}"
 
 
 class KVCache:

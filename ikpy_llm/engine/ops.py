@@ -10,6 +10,7 @@ from ikpy_llm.engine import kv_cache
 from ikpy_llm.engine.graph import CELLS, SLOTS, TOKENS, Op, Value
 from ikpy_llm.engine.records import At, Cost, Record, Scratch
 from ikpy_llm.kernels import attention_layout
+from ikpy_llm.kernels.attention_layout import cache_bytes
 from ikpy_llm.kernels.derive import layout
 from ikpy_llm.kernels.jit import Kernel
 from ikpy_llm.kernels.moe_layout import RoutesLayout
@@ -38,6 +39,8 @@ class Lowering:
     tensors: Mapping[str, object]
     n_step: int = 512
     ser: tuple[int, float] = (0, 0.0)  # smart expert reduction: always so many, others above this share of the best
+    kv: kv_cache.Types = kv_cache.Types()  # noqa: RUF009 (frozen)
+    flash_attn: bool = True
     acts: dict[Value, layout.ActsLayout] = field(default_factory=dict)
     routes: RoutesLayout | None = None  # of the model's experts
     heads: dict[Value, int] = field(default_factory=dict)  # of values that are quantized head by head
@@ -260,9 +263,15 @@ def last_rows(o: Op, low: Lowering) -> Record:
     )
 
 
+def _kv_words(types: kv_cache.Types, khad, vhad) -> dict:
+    """What of the cache's types is not the default, as parameters of kernels."""
+    every = ("k_type", types.k), ("v_type", types.v), ("khad", types.khad and khad), ("vhad", types.vhad and vhad)
+    return {name: value for name, value in every if value and value != "f16"}
+
+
 @op
 def kv_store(o: Op, low: Lowering) -> Record:
-    """Append this step's keys (rotated here if they are not yet) and values, f16, to the layer's cache."""
+    """Append this step's keys (rotated here if they are not yet) and values, in their types, to the layer's cache."""
     (k, v), a = o.inputs, o.attrs
     n_head_kv, caches = a["n_head_kv"], (At("k", a["layer"]), At("v", a["layer"]))
     style = a.get("style", "")
@@ -270,8 +279,12 @@ def kv_store(o: Op, low: Lowering) -> Record:
     sizes = n_head_kv, k.width // n_head_kv, v.width // n_head_kv, low.n_cells(a["window"])
     words = k, v, *caches, *sizes, table, n_rot, w, eps, _state(k)
     writes = (*caches, k) if style else caches
-    cost = Cost(flops_row=3 * k.width if style else 0, bytes_row=(F32 + F16) * (k.width + v.width))
-    kernel = kernel_named("heads.kv_store", style=style, norm=bool(o.weights))
+    written = sum(
+        cache_bytes(name, n_head_kv, 1, dim) for name, dim in zip((low.kv.k, low.kv.v), sizes[1:3], strict=True)
+    )
+    cost = Cost(flops_row=3 * k.width if style else 0, bytes_row=F32 * (k.width + v.width) + written)
+    types = _kv_words(low.kv, khad=sizes[1], vhad=sizes[2])
+    kernel = kernel_named("heads.kv_store", style=style, norm=bool(o.weights), **types)
     return _record(o, kernel, words, writes=writes, cost=cost)
 
 
@@ -282,17 +295,23 @@ def attend(o: Op, low: Lowering) -> Record:
     n_head, n_head_kv, layer, window, latent = (a[k] for k in ("n_head", "n_head_kv", "layer", "window", "latent"))
     k_dim, v_dim, n_cells = q.width // a["n_head_all"], a["v_dim"], low.n_cells(window)
     caches, counters = own or (At("k", layer), At("k" if latent else "v", layer)), At("counters")
-    scratch = Scratch(attention_layout.scratch_bytes(low.n_rows, n_head, n_cells, v_dim))
+    if low.flash_attn:
+        path, n_bytes = "attention.attend", attention_layout.scratch_bytes(low.n_rows, n_head, n_cells, v_dim)
+    else:
+        path, n_bytes = "attention_plain.attend", attention_layout.plain_scratch_bytes(low.n_threads, n_cells)
+    scratch = Scratch(n_bytes)
     heads = n_head, n_head_kv, a["first_head"], a["n_head_all"]
     words = q, *caches, y, *heads, n_cells, window, float(a["scale"]), float(a["cap"]), scratch, counters, _state(q)
     how = {name: True for name, on in (("latent", latent), ("softcap", a["cap"])) if on}
+    types = kv_cache.Types() if own else low.kv  # what is made for one step is f16
+    cell = cache_bytes(types.k, n_head_kv, 1, k_dim) + (0 if latent else cache_bytes(types.v, n_head_kv, 1, v_dim))
     cost = Cost(
         bytes_row=F32 * (q.width + y.width),
         flops_position=2 * n_head * (k_dim + v_dim),
-        bytes_position=F16 * n_head_kv * (k_dim + v_dim * (not latent)),
+        bytes_position=cell,
         window=window,
     )
-    kernel = kernel_named("attention.attend", k_dim=k_dim, v_dim=v_dim, **how)
+    kernel = kernel_named(path, k_dim=k_dim, v_dim=v_dim, **how, **_kv_words(types, True, True))
     return _record(o, kernel, words, reads=(q, *caches), writes=(y, scratch, counters), cost=cost)
 
 

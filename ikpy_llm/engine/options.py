@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral
 
 from ikpy_llm.errors import IkpyError, shown
+from ikpy_llm.kernels.kv_types import KV_TYPES, kv_type
 
 DEFAULT_CTX = 4096  # rows of the KV cache unless asked for; models of today were trained for up to 100 times that
 
@@ -31,6 +32,15 @@ class Options:
         None, "weave weights into panels at load: yes, no, None = where memory allows", "IKPY_REPACK"
     )
     pin: bool | None = _option(None, "bind threads to cores; None = if there are as many threads as cores", "IKPY_PIN")
+    cache_type_k: str = _option("f16", "type of the keys in the KV cache: " + ", ".join(KV_TYPES), "IKPY_CACHE_TYPE_K")
+    cache_type_v: str = _option("f16", "type of the values in the KV cache", "IKPY_CACHE_TYPE_V")
+    khad: bool = _option(
+        False, "keys (and queries) go through a Hadamard rotation, which spreads outliers", "IKPY_KHAD"
+    )
+    vhad: bool = _option(False, "values go through a Hadamard rotation, undone after attention", "IKPY_VHAD")
+    flash_attn: bool = _option(
+        True, "fused attention with integer products; off: a plain one in float32, slow, as oracle", "IKPY_FLASH_ATTN"
+    )
     swa_full: bool = _option(
         False,
         "layers with a sliding window keep all positions: more memory, and one can go back to any of them",
@@ -59,6 +69,8 @@ class Options:
         for name, low in (("n_batch", 1), ("n_ubatch", 1), ("threads", 0), ("threads_batch", 0), ("amb", 0)):
             if not _is_whole(value := getattr(self, name)) or value < low:
                 raise IkpyError(f"{name} = {value!r}: a whole number from {low} on is accepted")
+        for name in ("cache_type_k", "cache_type_v"):
+            object.__setattr__(self, name, kv_type(getattr(self, name)).name)
         if not _is_whole(self.mla) or self.mla not in range(4):
             raise IkpyError(f"mla = {self.mla!r}: accepted are 0, 1, 2, 3")
         self.expert_limits()

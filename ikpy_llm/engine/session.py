@@ -117,7 +117,13 @@ class Session:
         return min(self.options.n_ubatch, self.n_ctx)
 
     def _cache_layers(self, graph: Graph) -> dict[int, kv_cache.Layer]:
-        return kv_cache.layers(graph.ops, self.n_ctx, self.n_ctx if self.options.swa_full else self._n_step)
+        n_step = self.n_ctx if self.options.swa_full else self._n_step
+        return kv_cache.layers(graph.ops, self.n_ctx, n_step, self._kv_types)
+
+    @property
+    def _kv_types(self) -> kv_cache.Types:
+        o = self.options
+        return kv_cache.Types(o.cache_type_k, o.cache_type_v, o.khad, o.vhad)
 
     def _check_memory(self, graph: Graph) -> int:
         """Bytes the context needs; IkpyError if there are not so many."""
@@ -126,11 +132,11 @@ class Session:
         need = cache + sum(4 * self.n_ctx * angles.n_rot for angles in _all_angles(graph))  # and tables of angles
         rings = sorted({layer.n_cells for layer in layers if layer.n_cells < self.n_ctx})
         part = f" ({sum(x.n_cells in rings for x in layers)} of {len(layers)} layers: {rings[0]})" if rings else ""
-        log.debug("KV cache: %d positions%s, %.1f MB", self.n_ctx, part, cache / 1e6)
+        log.info("%s, %d positions%s", kv_cache.size_line(layers), self.n_ctx, part)
         if free is not None and need > free:
             raise IkpyError(
                 f"{self.file.path}: a context of {self.n_ctx} positions needs {need / 1e6:.0f} MB for the KV cache, "
-                f"{free / 1e6:.0f} MB are free; choose a smaller one (-c)"
+                f"{free / 1e6:.0f} MB are free; choose a smaller one (-c) or a smaller type (-ctk, -ctv)"
             )
         return need
 
@@ -205,6 +211,7 @@ class Session:
         n_step = self.n_ctx if self.options.swa_full else self._n_step
         sizes = shape.n_rows, shape.n_outputs, self.threads_of(name), self.n_ctx
         low = ops.Lowering(*sizes, self.packed, self.tensors, n_step, self.options.expert_limits())
+        low.kv, low.flash_attn = self._kv_types, self.options.flash_attn
         records = ops.lower(fusion.apply(graph, self.options.without()), low)
         overlap = not self.options.without() & {"overlap", "all"}
         self._pending[name] = planner.plan(records, low.n_bytes, keep=(logits,), overlap=overlap), logits

@@ -1,11 +1,13 @@
 """Sizes of the attention kernels' buffers and their fixed grids of positions. Imports no Numba.
 
-K cache: f16 [n_head_kv][n_cells / W][k_dim][W], panels of W = lanes positions; V cache: f16
-[n_head_kv][n_cells][v_dim]. Position p lies in cell p % n_cells; n_cells, a multiple of CHUNK, covers all that the rows
-of one step see.
+K cache: [n_head_kv][n_cells / W][k_dim][W], panels of W = lanes positions; V cache: [n_head_kv][n_cells][v_dim]; both
+in panels of W positions where they are quantized (kv_types.py). Position p lies in cell p % n_cells; n_cells, a
+multiple of CHUNK, covers all that the rows of one step see.
 """
 
 from __future__ import annotations
+
+from .kv_types import kv_type
 
 BLOCK = 64  # positions between two updates of the running softmax
 # positions with a softmax of their own; chunks are joined in order, so that they may be worked on by different threads
@@ -25,16 +27,16 @@ def scratch_bytes(n_tokens_max: int, n_head: int, n_cells: int, v_dim: int) -> i
     return min(n_tokens_max, SPLIT_TOKENS) * n_head * n_spans * partial_bytes(v_dim)
 
 
+def plain_scratch_bytes(n_threads: int, n_cells: int) -> int:
+    """Bytes of scratch of attention_plain.attend: scores of a row for each thread."""
+    return n_threads * (n_cells + 2 * BLOCK) * 4
+
+
 def n_counters(n_head: int) -> int:
     """Counters of attend (int64): one for each group of rows, at most the rows of SPLIT_TOKENS tokens."""
     return SPLIT_TOKENS * n_head
 
 
-def kcache_bytes(n_head_kv: int, n_cells: int, k_dim: int) -> int:
-    """Bytes of the K cache of a layer."""
-    return n_head_kv * n_cells * k_dim * 2
-
-
-def vcache_bytes(n_head_kv: int, n_cells: int, v_dim: int) -> int:
-    """Bytes of the V cache of a layer."""
-    return n_head_kv * n_cells * v_dim * 2
+def cache_bytes(type_name: str, n_head_kv: int, n_cells: int, dim: int) -> int:
+    """Bytes of a layer's keys, or values, in heads of `dim` elements."""
+    return n_head_kv * n_cells * kv_type(type_name).row_bytes(dim)

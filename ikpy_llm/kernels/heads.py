@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from .hadamard import PAIRS, rotation, unzip
+from .kv_store import F16_MAX, SPARE, row_writer
+from .kv_types import kv_type
 from .rowwise import ELEMENT, sum_squares
 from .simd import (
     F16,
     F32,
     I32V,
     LANES,
-    Vec,
     bits,
     cast,
     f32,
+    f32_bits,
     inline,
     load,
     load_f32,
@@ -25,21 +28,14 @@ from .simd import (
     maximum,
     minimum,
     splat,
+    stack,
     store,
     store_f16,
     store_f32,
+    store_i16,
 )
 
-PAIRS = Vec("i64", LANES)  # pairs of f32, first in the low half
-F16_MAX = np.float32(65504)
 STYLES = ("norm", "neox")
-
-
-@inline
-def _unzip(address):
-    """(even, odd) elements of the 2 * LANES floats at address."""
-    pairs = load(PAIRS, address)
-    return bits(F32, cast(I32V, pairs)), bits(F32, cast(I32V, pairs >> 32))
 
 
 @inline
@@ -55,7 +51,7 @@ def _pairs(style: str):
 
         @inline
         def read(address, i, half):
-            return _unzip(address + 2 * i * ELEMENT)
+            return unzip(address + 2 * i * ELEMENT)
 
         @inline
         def write(address, i, half, a, b):
@@ -99,7 +95,7 @@ def _turn(style: str, norm: bool):
             if norm:
                 wa, wb = read(w, i, half)
                 a, b = a * scale * wa, b * scale * wb
-            c, s = _unzip(angles + 2 * i * ELEMENT)
+            c, s = unzip(angles + 2 * i * ELEMENT)
             write(target, i, half, a * c - b * s, a * s + b * c)
         for i in range(whole, half):
             at_a, at_b = places(i, half)
@@ -139,32 +135,99 @@ def _saturate(v):
     return minimum(maximum(v, splat(F32, -F16_MAX)), splat(F32, F16_MAX))
 
 
-def kv_store(style: str = "", norm: bool = False):
-    """Put the step's keys and values into the cache as f16, saturating at +-65504; position p goes to cell p % n_cells.
+def _plain_writer(elem: str, keys: bool):
+    """Function (x, dim, head, cell): the f32[dim] at x as numbers of this type, saturating at +-65504 in f16; keys lie
+    in panels of W cells, values as rows.
+    """
+    size, is_f16, is_bf16 = 4 if elem == "f32" else 2, elem == "f16", elem == "bf16"
+
+    @inline
+    def put(at, x):
+        if is_f16:
+            store_f16(at, min(max(x, -F16_MAX), F16_MAX))
+        elif is_bf16:
+            n = f32_bits(x)
+            store_i16(at, (n + 0x7FFF + ((n >> 16) & 1)) >> 16 if (n & 0x7FFFFFFF) <= 0x7F800000 else n >> 16 | 64)
+        else:
+            store_f32(at, x)
+
+    @inline
+    def write_key(x, dim, head, cell):
+        at = head + (cell // LANES * LANES * dim + cell % LANES) * size
+        for d in range(dim):
+            put(at + d * LANES * size, load_f32(x + d * ELEMENT))
+
+    @inline
+    def write_value(x, dim, head, cell):
+        at, whole = head + cell * dim * size, 0 if is_bf16 else dim // LANES * LANES
+        for d in range(0, whole, LANES):
+            v = load(F32, x + d * ELEMENT)
+            if is_f16:
+                store(at + d * size, cast(F16, _saturate(v)))
+            else:
+                store(at + d * size, v)
+        for d in range(whole, dim):
+            put(at + d * size, load_f32(x + d * ELEMENT))
+
+    return write_key if keys else write_value
+
+
+def _writer(type_name: str, rotated: int, keys: bool):
+    """(function (x, dim, head, cell) that stores one head of one position, bytes of a row of n_32 * 32 elements: those
+    of 32 elements, those of the row). rotated: head size, if it goes through a Hadamard rotation first.
+    """
+    kv = kv_type(type_name)
+    write = _plain_writer(kv.name, keys) if kv.is_plain else row_writer(kv, keys)
+    sizes = (kv.bits // 8, 0) if kv.is_plain else (kv.tile_row, 4 * kv.row_scale)
+    if kv.is_plain and not rotated:
+        return write, sizes, kv.is_plain
+    rotate, spare_of = rotation(rotated) if rotated else None, stack(SPARE)
+
+    @inline
+    def write_copy(x, dim, head, cell):
+        spare = spare_of()
+        for d in range(0, dim, LANES):
+            store(spare + d * ELEMENT, load(F32, x + d * ELEMENT))
+        if rotated:
+            rotate(spare)
+        write(spare, dim, head, cell)
+
+    return write_copy, sizes, kv.is_plain
+
+
+def kv_store(
+    style: str = "", norm: bool = False, k_type: str = "f16", v_type: str = "f16", khad: int = 0, vhad: int = 0
+):
+    """Put the step's keys and values into the cache in their types; position p goes to cell p % n_cells.
 
     With a style, keys are rotated first (as by `rope`, in place: k is written). Words: k, v, kcache, vcache, n_head_kv,
     k_dim, v_dim, n_cells, table, n_rot, w, eps (f32), state.
-    k f32 [n][n_head_kv * k_dim], v f32 [n][n_head_kv * v_dim].
+    k f32 [n][n_head_kv * k_dim], v f32 [n][n_head_kv * v_dim]. khad, vhad: head sizes, if heads are to go through a
+    Hadamard rotation. A panel of W positions is written by one thread.
     """
     turns = bool(style)
     turn = _turn(style or "norm", norm)
+    write_k, (k_part, k_rest), k_plain = _writer(k_type, khad, keys=True)
+    write_v, (v_part, v_rest), v_plain = _writer(v_type, vhad, keys=False)
+
+    @inline
+    def row_bytes(dim, part, rest, plain):
+        return dim * part if plain else dim // 32 * part + rest
 
     def kv_store(k, v, kcache, vcache, n_head_kv, k_dim, v_dim, n_cells, table, n_rot, w, eps: f32, state, ith, nth):
-        total, pos0 = load_i64(state) * n_head_kv, load_i64(state + 8)
+        n, pos0 = load_i64(state), load_i64(state + 8)
+        k_head = n_cells * row_bytes(k_dim, k_part, k_rest, k_plain)
+        v_head = n_cells * row_bytes(v_dim, v_part, v_rest, v_plain)
+        panel0 = pos0 // LANES
+        total = ((pos0 + n - 1) // LANES + 1 - panel0) * n_head_kv
         for item in range(total * ith // nth, total * (ith + 1) // nth):
-            pos, head = pos0 + item // n_head_kv, item % n_head_kv
-            cell = pos % n_cells
-            source = k + item * k_dim * ELEMENT
-            if turns:
-                turn(source, source, table + pos * n_rot * ELEMENT, w, k_dim, n_rot, eps)
-            target = kcache + ((head * n_cells + cell // LANES * LANES) * k_dim + cell % LANES) * 2
-            for d in range(k_dim):
-                x = load_f32(source + d * ELEMENT)
-                store_f16(target + d * LANES * 2, min(max(x, -F16_MAX), F16_MAX))
-            source, target = v + item * v_dim * ELEMENT, vcache + (head * n_cells + cell) * v_dim * 2
-            for d in range(0, v_dim // LANES * LANES, LANES):
-                store(target + d * 2, cast(F16, _saturate(load(F32, source + d * ELEMENT))))
-            for d in range(v_dim // LANES * LANES, v_dim):
-                store_f16(target + d * 2, min(max(load_f32(source + d * ELEMENT), -F16_MAX), F16_MAX))
+            panel, head = panel0 + item // n_head_kv, item % n_head_kv
+            for pos in range(max(panel * LANES, pos0), min((panel + 1) * LANES, pos0 + n)):
+                cell, row = pos % n_cells, (pos - pos0) * n_head_kv + head
+                source = k + row * k_dim * ELEMENT
+                if turns:
+                    turn(source, source, table + pos * n_rot * ELEMENT, w, k_dim, n_rot, eps)
+                write_k(source, k_dim, kcache + head * k_head, cell)
+                write_v(v + row * v_dim * ELEMENT, v_dim, vcache + head * v_head, cell)
 
     return kv_store

@@ -9,11 +9,10 @@ from collections.abc import Iterator
 from ikpy_llm.cli import bench_machine, bench_report, bench_run, console, overrides
 from ikpy_llm.cli.bench_result import Result, Test
 from ikpy_llm.cli.model_file import list_cache, model_path
-from ikpy_llm.cli.options import ModelOptions, Pair, flag, flash_attn_flag, repack_flag
+from ikpy_llm.cli.options import ModelOptions, Pair, cache_type_flag, flag, flash_attn_flag, hadamard_flag, repack_flag
 from ikpy_llm.errors import IkpyError
 
 BATCH, UBATCH, MLA, AMB = 2048, 512, 3, 256
-KV_TYPES = ("f16",)  # of the engine's cache
 FORMATS = tuple(bench_report.FORMATS)
 
 
@@ -58,10 +57,12 @@ class Options(ModelOptions):
     ubatch: list[int] = flag(
         [], "-ub", "--ubatch-size", env="UBATCH", metavar="N", minimum=1, help="tokens computed at once (default: 512)"
     )
-    type_k: list[str] = flag([], "-ctk", "--cache-type-k", metavar="TYPE", help="type of the keys' cache: f16")
-    type_v: list[str] = flag([], "-ctv", "--cache-type-v", metavar="TYPE", help="type of the values' cache: f16")
+    cache_type_k: list[str] = cache_type_flag([], "k", "keys")
+    cache_type_v: list[str] = cache_type_flag([], "v", "values")
+    khad: list[bool] = hadamard_flag([], "k", "keys and queries")
+    vhad: list[bool] = hadamard_flag([], "v", "values")
     repack: list[bool] = repack_flag([], "weave weights into panels at load time (default: on where memory allows)")
-    flash_attn: list[str] = flash_attn_flag([], "attention is always fused")
+    flash_attn: list[str] = flash_attn_flag([])
     repetitions: int | None = flag(
         None,
         "-r",
@@ -121,11 +122,6 @@ def main(options: Options) -> None:
 
 def check(options: Options) -> None:
     """Refuse what cannot be done before anything is loaded; say what is not done as asked."""
-    for name, types in (("-ctk", options.type_k), ("-ctv", options.type_v)):
-        for wanted in set(types) - set(KV_TYPES):
-            raise IkpyError(f"{name} {wanted}: the KV cache of this engine is {', '.join(KV_TYPES)}, no other type yet")
-    if {"off", "0"} & set(options.flash_attn):
-        console.note("-fa off is ignored: attention is always fused")
     if options.synthetic is None and (options.types or options.plot):
         raise IkpyError(
             f"{'--type' if options.types else '--plot'} needs --synthetic SIZE, for example --synthetic 0.4B"
@@ -165,6 +161,9 @@ def writers_of(options: Options, tests: list[Test]) -> list[bench_report.Writer]
         "attn_max_batch": options.amb != AMB,
         "ser": options.ser,
         "repack": False in options.repack,
+        "type_k": set(options.cache_type_k) - {"f16"},
+        "type_v": set(options.cache_type_v) - {"f16"},
+        "flash_attn": {"off", "0"} & set(options.flash_attn),
         **dict.fromkeys(("gbps", "gmacs", "roof_share"), options.roofline),
     }
     shown, found = {name for name, value in asked.items() if value}, []
@@ -225,17 +224,24 @@ def setups_of(options: Options, tests: list[Test]):
     """(Setup, n_batch, n_ubatch, tests) of every combination; 0 threads: the default."""
     threads = [Pair(n, batch) for n in options.threads or [0] for batch in options.threads_batch or [n]]
     threads = [*(threads if options.threads or options.threads_batch else []), *options.threads_pairs]
-    for source, n_ubatch, n_batch, repack, mla, pair in itertools.product(
+    flash = [how not in ("off", "0") for how in options.flash_attn]
+    for source, n_ubatch, n_batch, repack, *cache, mla, pair in itertools.product(
         sources_of(options),
         options.ubatch or [UBATCH],
         options.batch or [BATCH],
         options.repack or [None],
+        options.cache_type_k or ["f16"],
+        options.cache_type_v or ["f16"],
+        options.khad or [False],
+        options.vhad or [False],
+        flash or [True],
         options.mla or [MLA],
         threads or [Pair(0, 0)],
     ):
         own = options.swa_full, mla, options.amb, options.ser
         kv = tuple(overrides.of(options).items())
-        setup = bench_run.Setup(source, pair.first, min(n_ubatch, n_batch), repack, pair.second, *own, override_kv=kv)
+        sizes = source, pair.first, min(n_ubatch, n_batch), repack, pair.second
+        setup = bench_run.Setup(*sizes, *own, override_kv=kv, cache=bench_run.Cache(*cache))
         yield setup, n_batch, n_ubatch, tests
 
 

@@ -137,8 +137,6 @@ def main(options: Options) -> None:
     if options.context_shift and options.keep is None:
         options.keep = 0
     variables = template_variables(options)
-    if options.flash_attn in ("off", "0"):
-        console.note("-fa off is ignored: attention is always fused")
     from ikpy_llm import Model
 
     with console.Progress() as progress:
@@ -148,6 +146,11 @@ def main(options: Options) -> None:
             threads=options.threads or 0,
             threads_batch=options.threads_batch or 0,
             repack=options.repack,
+            cache_type_k=options.cache_type_k,
+            cache_type_v=options.cache_type_v,
+            khad=options.khad,
+            vhad=options.vhad,
+            flash_attn=options.flash_attn not in ("off", "0"),
             swa_full=options.swa_full,
             mla=options.mla,
             amb=options.amb,

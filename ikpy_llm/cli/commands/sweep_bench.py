@@ -75,8 +75,7 @@ def main(options: Options) -> None:
 
 def run(options: Options) -> Run:
     """The sweep, which is printed meanwhile."""
-    if options.flash_attn in ("off", "0"):
-        console.note("-fa off is ignored: attention is always fused")
+    flash = options.flash_attn not in ("off", "0")
     setup = bench_run.Setup(
         model_path(options),
         options.threads or 0,
@@ -88,6 +87,7 @@ def run(options: Options) -> Run:
         options.amb,
         options.ser,
         override_kv=tuple(overrides.of(options).items()),
+        cache=bench_run.Cache(options.cache_type_k, options.cache_type_v, options.khad, options.vhad, flash),
     )
     with console.Progress() as progress:
         session = setup.open(options.n_ctx, progress)
@@ -97,7 +97,7 @@ def run(options: Options) -> Run:
             "n_kv_max": session.n_ctx,
             "n_batch": options.batch,
             "n_ubatch": options.ubatch,
-            "flash_attn": 1,
+            "flash_attn": int(flash),
             "n_gpu_layers": -1,
             "n_threads": session.n_threads,
             "n_threads_batch": session.n_threads_batch,
@@ -117,7 +117,7 @@ def run(options: Options) -> Run:
 
 def kv_types(session) -> dict[str, str]:
     """Types of the cache."""
-    return {f"type_{x}": getattr(session.options, f"cache_type_{x}", "f16") for x in "kv"}
+    return {f"type_{x}": getattr(session.options, f"cache_type_{x}") for x in "kv"}
 
 
 def roof_speeds(session, row: dict, roof: dict[str, float], ubatch: int) -> dict[str, float]:

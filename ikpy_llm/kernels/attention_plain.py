@@ -1,0 +1,171 @@
+"""Attention as the formula says it, for `-fa off` and as oracle of the fused kernel: a row at a time, all its scores,
+one softmax, one sum, in float32 on the decoded cache. Slow: every row decodes all keys and values it sees.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .attention_layout import BLOCK
+from .attention_tile import ELEMENT_BYTES, LOG2E, exp2, first_visible, reader
+from .hadamard import rotation
+from .kv_decode import block_decoder
+from .kv_types import KVType, kv_type
+from .simd import (
+    F32,
+    I32V,
+    LANES,
+    f32,
+    fma,
+    get,
+    inline,
+    iota,
+    load,
+    load_f32,
+    load_i64,
+    maximum,
+    reduce_add,
+    reduce_max,
+    select,
+    splat,
+    stack,
+    store,
+    store_f32,
+    zeros,
+)
+from .simd.mathfn import tanh
+
+HIDDEN = np.float32(-np.inf)
+
+
+def _decoder(kv: KVType, keys: bool, dim: int):
+    """Function (cache, target): the BLOCK positions at cache as f32, in panels [column][W] or as rows [column]."""
+    if not kv.is_plain:
+        decode = block_decoder(kv, keys, dim, BLOCK)
+
+        @inline
+        def decode_block(cache, target):
+            decode(cache, target, 0)
+
+        return decode_block
+    read, size = reader(kv.name, 1), ELEMENT_BYTES[kv.name]
+
+    @inline
+    def widen(cache, target):
+        for i in range(0, BLOCK * dim, LANES):
+            store(target + 4 * i, get(read(cache + size * i, 0), 0))
+
+    return widen
+
+
+def attend(
+    k_dim: int,
+    v_dim: int,
+    latent: bool = False,
+    softcap: bool = False,
+    k_type: str = "f16",
+    v_type: str = "f16",
+    khad: bool = False,
+    vhad: bool = False,
+):
+    """What attention.attend computes, with its words; scratch: attention_layout.plain_scratch_bytes."""
+    k_kv, v_kv = kv_type(k_type), kv_type(k_type if latent else v_type)
+    v_columns = k_dim if latent else v_dim
+    decode_k, decode_v = _decoder(k_kv, not latent, k_dim), _decoder(v_kv, False, v_columns)
+    k_cell, v_cell = k_kv.row_bytes(k_dim), v_kv.row_bytes(v_columns)
+    rotate_q, rotate_y = (rotation(dim) if on else _nothing for dim, on in ((k_dim, khad), (v_dim, vhad)))
+    block_of, query_of = stack(4 * BLOCK * max(k_dim, v_columns)), stack(4 * k_dim)
+
+    @inline
+    def score_panel(query, panel):
+        """Scores of W positions."""
+        sums = zeros(F32)
+        for d in range(k_dim):
+            sums = fma(load(F32, panel + 4 * LANES * d), splat(F32, load_f32(query + 4 * d)), sums)
+        return sums
+
+    @inline
+    def score_rows(query, rows, target):
+        """Scores of W positions that lie as rows."""
+        for p in range(LANES):
+            sums = zeros(F32)
+            for d in range(0, k_dim, LANES):
+                sums = fma(load(F32, rows + 4 * (p * k_dim + d)), load(F32, query + 4 * d), sums)
+            store_f32(target + 4 * p, reduce_add(sums))
+
+    @inline
+    def one_row(query, y, keys, values, n_cells, first, pos, cap, scores, buffer):
+        """y of the row at position pos, which sees the positions from `first` on."""
+        start, most = first // BLOCK * BLOCK, splat(F32, HIDDEN)
+        for block in range(start, pos + 1, BLOCK):
+            decode_k(keys + block % n_cells * k_cell, buffer)
+            for p in range(0, BLOCK, LANES):
+                at = scores + 4 * (block - start + p)
+                if latent:
+                    score_rows(query, buffer + 4 * p * k_dim, at)
+                else:
+                    store(at, score_panel(query, buffer + 4 * p * k_dim))
+                s, positions = load(F32, at), iota(I32V) + (block + p)
+                if softcap:
+                    s = tanh(s / cap) * cap
+                s = select(positions >= first, s, splat(F32, HIDDEN))
+                s = select(positions <= pos, s, splat(F32, HIDDEN))
+                store(at, s)
+                most = maximum(s, most)
+        top, total = reduce_max(most), zeros(F32)
+        for d in range(0, v_dim, LANES):
+            store(y + 4 * d, zeros(F32))
+        for block in range(start, pos + 1, BLOCK):
+            decode_v(values + block % n_cells * v_cell, buffer)
+            for p in range(0, BLOCK, LANES):
+                at = scores + 4 * (block - start + p)
+                weights = exp2((load(F32, at) - top) * LOG2E)
+                store(at, weights)
+                total = total + weights
+            for p in range(min(BLOCK, pos + 1 - block)):
+                w = splat(F32, load_f32(scores + 4 * (block - start + p)))
+                for d in range(0, v_dim, LANES):
+                    store(y + 4 * d, fma(load(F32, buffer + 4 * (p * v_columns + d)), w, load(F32, y + 4 * d)))
+        scale = np.float32(1) / reduce_add(total)
+        for d in range(0, v_dim, LANES):
+            store(y + 4 * d, load(F32, y + 4 * d) * scale)
+        rotate_y(y)
+
+    def attend(
+        q,
+        kcache,
+        vcache,
+        y,
+        n_head,
+        n_head_kv,
+        first_head,
+        n_head_all,
+        n_cells,
+        window,
+        scale: f32,
+        cap: f32,
+        scratch,
+        counters,
+        state,
+        ith,
+        nth,
+    ):
+        n_tokens, pos0, group = load_i64(state), load_i64(state + 8), n_head // n_head_kv
+        query, buffer, scores = query_of(), block_of(), scratch + ith * 4 * (n_cells + 2 * BLOCK)
+        for item in range(ith, n_tokens * n_head, nth):
+            token, head = item // n_head, item % n_head
+            at, pos = token * n_head_all + first_head + head, pos0 + item // n_head
+            for d in range(0, k_dim, LANES):
+                store(query + 4 * d, load(F32, q + 4 * (at * k_dim + d)) * scale)
+            rotate_q(query)
+            keys = kcache + head // group * n_cells * k_cell
+            values = vcache + head // group * n_cells * v_cell
+            first = first_visible(pos, window)
+            one_row(query, y + 4 * at * v_dim, keys, values, n_cells, first, pos, cap, scores, buffer)
+
+    return attend
+
+
+@inline
+def _nothing(address):
+    """In place of a rotation."""

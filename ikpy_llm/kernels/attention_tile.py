@@ -1,0 +1,281 @@
+"""Attention's inner loops: a tile of rows (tokens and heads that share keys and values) over a block of positions.
+
+Scores of a row are sums over d in order, outputs sums over positions in order. Weights are powers of two: q is scaled
+by log2(e) besides the caller's scale. What a row must not see gets weight 0, which changes no bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import attention_latent
+from .attention_layout import BLOCK, HEADER
+from .simd import (
+    F16,
+    F32,
+    I32V,
+    LANES,
+    TARGET,
+    U16,
+    bf16_to_f32,
+    bits,
+    cast,
+    fma,
+    get,
+    inline,
+    iota,
+    load,
+    load_f32,
+    maximum,
+    outer_fma,
+    prefetch,
+    reduce_add,
+    reduce_max,
+    select,
+    splat,
+    store,
+    store_f32,
+    tile_load,
+    tile_splat,
+    tile_store,
+    tile_zeros,
+)
+from .simd.mathfn import tanh
+
+ROWS = 6  # rows of a full tile; ROWS * WIDE sums, WIDE loads and a broadcast fit the registers
+FEW = 3  # rows of the narrow tile for what is left over: generation with few heads per KV head
+WIDE = 4 if TARGET.name in ("avx512", "neon") else 2  # vectors side by side: panels of K, parts of a row of V
+TILES = 4  # full tiles of an item: they use a chunk of K and V again from the L2 cache
+CACHE_LINE = 64
+ELEMENT_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
+PANEL = WIDE * LANES  # positions scored at once
+VECTOR = LANES * 4  # bytes
+LOWEST, MASKED = np.float32(-3e38), np.float32(-np.inf)
+LOG2E = np.float32(1.4426950408889634)
+ROUND = np.float32(3 * 2**22 + 127)  # adding it leaves round(x) + 127 in the low bits
+# (2^r - 1) / r for |r| <= 1/2, interpolated at Chebyshev points
+EXP2 = tuple(
+    map(
+        np.float32,
+        (0.69314718803, 0.24022650761, 0.05550357114, 0.009618082557, 0.001339086336, 0.0001545316294),
+    )
+)
+
+
+@inline
+def exp2(x):
+    """2^x for x <= 0, relative error 1e-7; exactly 1 at 0, exactly 0 from -127 down."""
+    x = maximum(x, splat(F32, np.float32(-127)))
+    shifted = x + ROUND
+    r = x - (shifted - ROUND)
+    p = fma(splat(F32, EXP2[5]), r, splat(F32, EXP2[4]))
+    p = fma(p, r, splat(F32, EXP2[3]))
+    p = fma(p, r, splat(F32, EXP2[2]))
+    p = fma(p, r, splat(F32, EXP2[1]))
+    p = fma(p, r, splat(F32, EXP2[0]))
+    p = fma(p, r, splat(F32, np.float32(1)))
+    return p * bits(F32, bits(I32V, shifted) << 23)
+
+
+@inline
+def first_visible(pos, window):
+    """First position that the row at pos sees."""
+    return max(pos - window + 1, 0) if window > 0 else 0
+
+
+def _fold(pair):
+    """A function that folds a tile of WIDE vectors into one."""
+
+    @inline
+    def two(t):
+        return pair(get(t, 0), get(t, 1))
+
+    @inline
+    def four(t):
+        return pair(pair(get(t, 0), get(t, 1)), pair(get(t, 2), get(t, 3)))
+
+    return four if WIDE == 4 else two
+
+
+@inline
+def _plus(x, y):
+    return x + y
+
+
+_fold_add, _fold_max = _fold(_plus), _fold(maximum)
+
+
+@inline
+def _prefetch(address):
+    """Ask for what one step of the inner loops reads: PANEL f16 values."""
+    for i in range(0, PANEL * 2, CACHE_LINE):
+        prefetch(address + i)
+
+
+def reader(elem: str, n: int):
+    """Function (address, stride): n vectors of this type as f32."""
+
+    @inline
+    def f16(at, stride):
+        return cast(F32, tile_load(F16, n, at, stride))
+
+    @inline
+    def bf16(at, stride):
+        return bf16_to_f32(tile_load(U16, n, at, stride))
+
+    @inline
+    def plain(at, stride):
+        return tile_load(F32, n, at, stride)
+
+    return {"f16": f16, "bf16": bf16, "f32": plain}[elem]
+
+
+def _weigh(n_rows, wide, elem):
+    """sums[row][0 .. wide) += weights[row][p] * V[p][...] for n positions; V rows are v_step bytes apart,
+    those needed next are `ahead` bytes on.
+    """
+    n_sums, row_step, read, size = n_rows * wide, PANEL * 4, reader(elem, wide), ELEMENT_BYTES[elem]
+
+    @inline
+    def weigh(sums, weights, values, v_step, n, ahead):
+        acc = tile_load(F32, n_sums, sums, VECTOR)
+        for first in range(0, n, PANEL):
+            w = weights + first * n_rows * 4
+            for p in range(min(PANEL, n - first)):
+                at = values + (first + p) * v_step
+                v = read(at, LANES * size)
+                _prefetch(at + ahead)
+                acc = outer_fma(acc, tile_splat(F32, n_rows, w + p * 4, row_step), v)
+        tile_store(sums, VECTOR, acc)
+
+    return weigh
+
+
+def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
+    """The inner loops for a tile of n_rows rows: `start` empties its work area, `step` adds the positions of a block,
+    `take` copies m, l and sums of a row out as a partial.
+
+    Work area: scores [BLOCK / PANEL][n_rows][PANEL]; m and a vector of l per row; sums [v_dim / PANEL][n_rows][PANEL],
+    and the rest of v_dim likewise.
+    """
+    k_elem, v_elem = (kv.name if kv.is_plain else "f32" for kv in (k_kv, v_kv))  # quantized blocks come decoded
+    read, k_size, v_size = reader(k_elem, WIDE), ELEMENT_BYTES[k_elem], ELEMENT_BYTES[v_elem]
+    n_scores, k_row, panel_step = n_rows * WIDE, k_dim * 4, k_dim * LANES * k_size
+    n_wide, n_rest = v_dim // PANEL, v_dim % PANEL // LANES  # PANEL is also the width of WIDE vectors of V
+    rest = max(n_rest, 1)
+    weigh, weigh_rest = _weigh(n_rows, WIDE, v_elem), _weigh(n_rows, rest, v_elem)
+    at_m = n_rows * BLOCK * 4
+    at_l = at_m + n_rows * 64
+    at_sums = at_l + n_rows * VECTOR
+    at_rest = at_sums + n_wide * n_rows * PANEL * 4
+    v_step = (k_dim if latent else v_dim) * v_size
+    k_next, v_next = (
+        k_dim * k_size * k_kv.is_plain,
+        v_step * v_kv.is_plain,
+    )  # 0: not read from the cache
+
+    @inline
+    def score_panels(queries, panel, scores, ahead):
+        """scores[row][position] of the PANEL positions at panel; the panels needed next are `ahead` bytes on."""
+        acc = tile_zeros(F32, n_scores)
+        for d in range(k_dim):
+            k = read(panel + d * LANES * k_size, panel_step)
+            _prefetch(panel + ahead + d * PANEL * k_size)
+            acc = outer_fma(acc, tile_splat(F32, n_rows, queries + d * 4, k_row), k)
+        tile_store(scores, VECTOR, acc)
+
+    score = attention_latent.score(n_rows, k_dim, PANEL) if latent else score_panels
+
+    @inline
+    def limit(scores, cap):
+        """scores = cap * tanh(scores / cap), of one panel of positions."""
+        if softcap:
+            share = np.float32(1) / cap
+            for i in range(n_scores):
+                at = scores + i * VECTOR
+                store(at, tanh(load(F32, at) * share) * cap)
+
+    @inline
+    def mask(scores, begin, first, last):
+        """-inf for positions outside first .. last; the vector at scores holds those from begin on."""
+        positions = iota(I32V) + begin
+        seen = load(F32, scores)
+        seen = select(positions >= first, seen, splat(F32, MASKED))
+        store(scores, select(positions <= last, seen, splat(F32, MASKED)))
+
+    @inline
+    def scale_sums(work, row, factor):
+        for s in range(n_wide):
+            at = work + at_sums + (s * n_rows + row) * PANEL * 4
+            tile_store(at, VECTOR, tile_load(F32, WIDE, at, VECTOR) * factor)
+        for s in range(n_rest):
+            at = work + at_rest + (row * n_rest + s) * VECTOR
+            store(at, load(F32, at) * factor)
+
+    @inline
+    def soften(work, row):
+        """Scores of a row become weights; m, l and the sums follow the new maximum."""
+        top = tile_load(F32, WIDE, work + row * PANEL * 4, VECTOR)
+        for g in range(1, BLOCK // PANEL):
+            top = maximum(tile_load(F32, WIDE, work + (g * n_rows + row) * PANEL * 4, VECTOR), top)
+        m = load_f32(work + at_m + row * 4)
+        m_new = max(m, reduce_max(_fold_max(top)))
+        l = load(F32, work + at_l + row * VECTOR)
+        if m_new > m:
+            factor = exp2(splat(F32, m - m_new))
+            l = l * factor
+            scale_sums(work, row, factor)
+            store_f32(work + at_m + row * 4, m_new)
+        for g in range(BLOCK // PANEL):
+            at = work + (g * n_rows + row) * PANEL * 4
+            weights = exp2(tile_load(F32, WIDE, at, VECTOR) - m_new)
+            tile_store(at, VECTOR, weights)
+            l = l + _fold_add(weights)
+        store(work + at_l + row * VECTOR, l)
+
+    @inline
+    def start(work):
+        for row in range(n_rows):
+            store_f32(work + at_m + row * 4, LOWEST)
+            store(work + at_l + row * VECTOR, splat(F32, np.float32(0)))
+        for i in range(n_rows * (n_wide * WIDE + n_rest)):
+            store(work + at_sums + i * VECTOR, splat(F32, np.float32(0)))
+
+    def step(queries, n_used, work, at_k, at_v, block, end, pos_low, row0, group, pos0, window, cap, ahead):
+        """Rows row0 .. row0 + n_used of a KV head (row = token * group + head), the first of them at position pos_low,
+        over the positions from `block` to `end` of a block whose keys and values begin at at_k and at_v; those needed
+        next are `ahead` positions on.
+        """
+        pos_high = pos0 + (row0 + n_used - 1) // group
+        n = min(BLOCK, min(end, pos_high + 1) - block)
+        for g in range(BLOCK // PANEL):
+            scores = work + g * n_rows * PANEL * 4
+            score(queries, at_k + g * PANEL * k_dim * k_size, scores, ahead * k_next)
+            limit(scores, cap)
+        if block + BLOCK - 1 > pos_low or block < first_visible(pos_high, window):
+            for row in range(n_used):
+                pos = pos0 + (row0 + row) // group
+                first = first_visible(pos, window)
+                for i in range(BLOCK // LANES):
+                    at = work + (i // WIDE * n_rows * WIDE + row * WIDE + i % WIDE) * VECTOR
+                    mask(at, block + i * LANES, first, pos)
+        for row in range(n_used):
+            soften(work, row)
+        for s in range(n_wide):
+            sums = work + at_sums + s * n_rows * PANEL * 4
+            weigh(sums, work, at_v + s * PANEL * v_size, v_step, n, ahead * v_next)
+        if n_rest > 0:
+            weigh_rest(work + at_rest, work, at_v + n_wide * PANEL * v_size, v_step, n, ahead * v_next)
+
+    @inline
+    def take(work, row, part):
+        store_f32(part, load_f32(work + at_m + row * 4))
+        store_f32(part + 4, reduce_add(load(F32, work + at_l + row * VECTOR)))
+        for s in range(n_wide):
+            at = work + at_sums + (s * n_rows + row) * PANEL * 4
+            tile_store(part + (HEADER + s * PANEL) * 4, VECTOR, tile_load(F32, WIDE, at, VECTOR))
+        for s in range(n_rest):
+            at = work + at_rest + (row * n_rest + s) * VECTOR
+            store(part + (HEADER + n_wide * PANEL + s * LANES) * 4, load(F32, at))
+
+    return start, inline(step), take
