@@ -3,6 +3,9 @@ into panels."""
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -29,29 +32,60 @@ def _moved(b, v, shift: int, mask: int):
     return v if mask == 255 else b.and_(v, held(b, constant(U8, mask)))
 
 
+@dataclass(frozen=True)
+class Piece:
+    """`bits` bits of a code, from its bit `low` on, in bits `at` and following of the bytes of a packed vector."""
+
+    vector: int
+    at: int
+    bits: int
+    low: int
+
+    @property
+    def mask(self) -> int:
+        return 2**self.bits - 1
+
+
+@functools.cache
+def code_pieces(width: int) -> list[list[Piece]]:
+    """Where the 8 codes of `width` bits lie in `width` vectors: as many whole codes in each as fit, the others in the
+    bits that are left over there, so that few instructions take them out."""
+    per = 8 // width
+    left, done = 8 - per * width, per * width  # bits of each vector, and as many codes
+    out = [[Piece(v // per, v % per * width, width, 0)] for v in range(done)]
+    if left:
+        runs = width // left  # that are one code's alone
+        rest = iter([(v, done + i) for v in range(left * runs, width) for i in range(left)])
+        for c in range(left):
+            pieces = [Piece(c * runs + i, done, left, left * i) for i in range(runs)]
+            for low in range(runs * left, width):
+                v, at = next(rest)
+                last = pieces[-1]
+                if (last.vector, last.at + last.bits) == (v, at):
+                    pieces[-1] = Piece(v, last.at, last.bits + 1, last.low)
+                else:
+                    pieces.append(Piece(v, at, 1, low))
+            out.append(pieces)
+    return out
+
+
 def decode_block(q: Quant):
     """Function (super-block address, blocks in it, block) -> Tile(U8, 8): vector v = columns 4v..4v+3 of W rows,
     levels already looked up and shifted, as products read them (Dots.stored)."""
     layout = PanelLayout(q, LANES)
-    shifts = _shift_reader(q, layout)
+    shifts, size = _shift_reader(q, layout), sum(layout.plane_bytes)
     tile = Tile(U8, 8)
 
     @intrinsic
     def decode(typingctx, p, n, block):
         def codegen(ctx, b, sig, values):
             p, n, block = values
-            codes = [None] * 8
-            before, low_bit = 0, 0
-            for width, size in zip(q.planes, layout.plane_bytes, strict=True):
-                base = b.add(p, b.add(b.mul(n, n.type(before)), b.mul(block, n.type(size))))
-                per, mask = 8 // width, 2**width - 1
-                for c in range(width):
-                    packed = memory.emit_load(b, b.add(base, n.type(c * 4 * LANES)), U8.ir)
-                    for i in range(per):
-                        part = _moved(b, packed, width * i - low_bit, (mask << low_bit) & 255)
-                        v = per * c + i
-                        codes[v] = part if codes[v] is None else b.or_(codes[v], part)
-                before, low_bit = before + size, low_bit + width
+            at = b.add(p, b.mul(block, n.type(size)))
+            packed = [memory.emit_load(b, b.add(at, n.type(i * 4 * LANES)), U8.ir) for i in range(q.bits)]
+            codes = []
+            for pieces in code_pieces(q.bits):
+                parts = [_moved(b, packed[x.vector], x.at - x.low, x.mask << x.low) for x in pieces]
+                codes.append(functools.reduce(b.or_, parts))
             codes = [_for_products(b, q, c) for c in codes]
             if q.shift:
                 added = shifts(b, p, n, block)
@@ -290,26 +324,23 @@ def _scatter_words(n_codes: int):
 
 
 def tile_to_planes(q: Quant):
-    """Function (tile u8[8][W][4], super-block address, blocks in it, block): pack the code vectors of a block
-    into the planes."""
-    layout = PanelLayout(q, LANES)
+    """Function (tile u8[8][W][4], super-block address, blocks in it, block): pack the code vectors of a block."""
+    size = sum(PanelLayout(q, LANES).plane_bytes)
 
     @intrinsic
     def pack(typingctx, tile, p, n, block):
         def codegen(ctx, b, sig, values):
             tile, p, n, block = values
             codes = [memory.emit_load(b, b.add(tile, n.type(v * 4 * LANES)), U8.ir) for v in range(8)]
-            before, low_bit = 0, 0
-            for width, size in zip(q.planes, layout.plane_bytes, strict=True):
-                base = b.add(p, b.add(b.mul(n, n.type(before)), b.mul(block, n.type(size))))
-                per, mask = 8 // width, 2**width - 1
-                for c in range(width):
-                    out = None
-                    for i in range(per):
-                        part = _moved(b, codes[per * c + i], low_bit - width * i, (mask << width * i) & 255)
-                        out = part if out is None else b.or_(out, part)
-                    memory.emit_store(b, out, b.add(base, n.type(c * 4 * LANES)))
-                before, low_bit = before + size, low_bit + width
+            at = b.add(p, b.mul(block, n.type(size)))
+            for i in range(q.bits):
+                parts = [
+                    _moved(b, code, x.low - x.at, x.mask << x.at)
+                    for code, pieces in zip(codes, code_pieces(q.bits), strict=True)
+                    for x in pieces
+                    if x.vector == i
+                ]
+                memory.emit_store(b, functools.reduce(b.or_, parts), b.add(at, n.type(i * 4 * LANES)))
             return ctx.get_dummy_value()
 
         return types.void(*[types.int64] * 4), codegen

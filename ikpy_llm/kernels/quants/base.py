@@ -13,23 +13,13 @@ from __future__ import annotations
 import functools
 import importlib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from . import table
 
 _SIZES = {"f16": 2, "f32": 4, "u16": 2, "u32": 4, "u8": 1, "i8": 1}
-PLANES = {
-    8: (8,),
-    7: (4, 2, 1),
-    6: (4, 2),
-    5: (4, 1),
-    4: (4,),
-    3: (2, 1),
-    2: (2,),
-    1: (1,),
-}  # code bits -> bit planes of a panel, low bits first
 
 
 @dataclass(frozen=True)
@@ -47,7 +37,7 @@ FLOAT_SCALES = ("f16", "e8m0", "ue4m3")  # a number by itself: half float, 2^(e-
 INT_SCALES = ("u8", "i8", "u4", "odd4", "mid4", "i7", "odd7", "one")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Quant:
     """A declared type: everything derive/ needs to know about it.
 
@@ -79,13 +69,13 @@ class Quant:
     row: str | None
     meta: int
     gain: float
-    functions: dict = field(hash=False, compare=False)
+    functions: dict
 
     is_float = False
 
     @property
     def planes(self) -> tuple[int, ...]:
-        return PLANES[self.bits]
+        return (self.bits,)
 
     @property
     def top(self) -> int:
