@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from ikpy_llm.errors import IkpyError
 
-from .quants.base import PLANES
 from .quants.shared import IQ4_LEVELS
 
 COLUMNS = 32  # of a tile
+PLANES = {8: (8,), 6: (4, 2), 5: (4, 1), 4: (4,)}  # bits of a code -> bit planes of a tile
 MAX_HEAD = 1024  # elements of a head whose cache is quantized, or rotated
 
 
