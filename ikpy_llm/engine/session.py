@@ -87,8 +87,6 @@ class Session:
         self._layers = self._cache_layers(graph)
         need = self._check_memory(graph)
         self.packed = self.weights.fits(need) if options.repack is None else options.repack
-        if options.repack is None and not self.packed:
-            log.warning("not enough memory to weave the weights: they are read from the file, which is slower")
         n_rows = self._n_step
         n_all = max(1, min(n_rows, ALL_LOGITS // (4 * self.n_vocab)))
         self._shapes = {"gen": Shape(1, 1, False), "prompt": Shape(n_rows, 1, True), "all": Shape(n_all, n_all, False)}
@@ -140,12 +138,17 @@ class Session:
             )
         return need
 
+    @property
+    def _n_buffers(self) -> int:
+        """Bytes of the arenas of the programs that are not made yet."""
+        return sum(plan.n_bytes for plan, _ in self._pending.values())
+
     def _check_all_memory(self, context: int) -> None:
         """Say what is about to be taken besides the KV cache; IkpyError where it cannot be, before any of it is.
 
         context: bytes of the KV cache and its tables. What is read from the file can be dropped again and is no need.
         """
-        buffers, free = sum(plan.n_bytes for plan, _ in self._pending.values()), memory.available()
+        buffers, free = self._n_buffers, memory.available()
         weights, what = self.weights.memory(self.packed), "woven" if self.packed else "made of the file's"
         file_mb = self.file.n_bytes / 1e6 if hasattr(self.file, "n_bytes") else 0.0
         parts = [f"weights {weights / 1e6:.1f} MB {what}"] * (weights > 0)
@@ -183,6 +186,12 @@ class Session:
     def _open(self, graph: Graph, need: int, progress) -> None:
         for name in ("gen", "prompt"):
             self._prepare(name)
+        if self.packed and self.options.repack is None and not self.weights.fits(need + self._n_buffers):
+            self.packed = False
+            for name in ("gen", "prompt"):
+                self._prepare(name)
+        if self.options.repack is None and not self.packed:
+            log.warning("not enough memory to weave the weights: they are read from the file, which is slower")
         self._check_all_memory(need)
         self._angles = self._tables(graph)
         self.kv = kv_cache.KVCache(self._layers, self.options.check)
