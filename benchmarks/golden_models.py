@@ -40,7 +40,7 @@ def main() -> None:
     print("\n| model | max | mean | of ik max | mean | perplexity | reference | ik | difference |\n" + "|---" * 9 + "|")
     for name, variants in found.items():
         for variant, row in variants.items():
-            d, ik, p = row["logits"]["long"], row["stated"].get("ik_fa1", {}), row["perplexity"]
+            d, ik, p = row["logits"]["long"], row["stated"].get("ik", {}), row["perplexity"]
             theirs = " | ".join(f"{ik[k]:.2g}" if ik else "-" for k in ("max", "mean"))
             values = f"{p['ikpy']:.4f} | {p['reference']:.4f} | {p.get('ik_fa1', 0) or '-'} | {p['difference']:+.2%}"
             print(f"| {name}, {variant} | {d['max']:.2g} | {d['mean']:.2g} | {theirs} | {values} |")
@@ -72,7 +72,11 @@ def measured(path, text: Path, chunks: int, mla: int, data: dict, stated: dict, 
     base = key.removesuffix("_nogroup")
     scaled = "long.hf_deq_ktscale_delta" in data  # products of two trellis types have a factor that rows have not
     ppl_key = "hf_deq_ktscale" if scaled else key
-    row = {"logits": {}, "greedy": {}, "stated": stated["long"]}
+    way = "_vs_nogroup" * (key == "hf_nogroup")  # how theirs were run
+    theirs = {"ik": stated["long"].get("ik_fa1" + way), "ml": stated["long"].get("ml_fa0" + way)}
+    if groups and path.stem.startswith("deepseek2_v3"):
+        del theirs["ik"]  # which has no groups
+    row = {"logits": {}, "greedy": {}, "stated": {k: v for k, v in theirs.items() if isinstance(v, dict)}}
     with opened(path, groups, mla=mla, threads=2) as model:
         for prompt in PROMPTS:
             if f"{prompt}.{base}" not in data:
@@ -119,7 +123,8 @@ def differences(got: np.ndarray, expected: np.ndarray) -> dict[str, float]:
     d = abs(got - expected)
     clear = np.sort(d.mean(1))[:-2].mean()
     same = (got.argmax(1) == expected.argmax(1)).mean()
-    return {"max": float(d.max()), "mean": float(d.mean()), "mean without 2": float(clear), "argmax": float(same)}
+    found = {"max": d.max(), "mean": d.mean(), "mean without 2": clear, "argmax": same}
+    return {name: float(f"{value:.4g}") for name, value in found.items()}
 
 
 def greedy(model: Model, ids, expected) -> dict:

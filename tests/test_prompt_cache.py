@@ -1,5 +1,6 @@
 """Sessions in files: what is read back continues with the same bits; every other file is refused in one line."""
 
+import functools
 import json
 import re
 import struct
@@ -22,6 +23,10 @@ WRITERS = {
     "llama": (tiny_llama.write, {}),
     "gemma3": (tiny_gemma3.write, {}),
     "deepseek2": (tiny_deepseek2.write, {"mla": 1}),
+    "4 bits": (
+        functools.partial(tiny_llama.write, n_head=4, n_head_kv=2, head_dim=32),
+        {"cache_type_k": "q4_0", "cache_type_v": "iq4_nl", "khad": True, "vhad": True},
+    ),
 }
 
 
@@ -162,6 +167,10 @@ def test_other_models_and_caches_are_refused(saved, paths, tmp_path):
         prompt_cache.save(file, s, TOKENS[:20])
     with session(paths["deepseek2"], mla=0) as s, pytest.raises(IkpyError, match="another KV cache"):
         prompt_cache.load(file, s)
+    file.write_bytes(saved)
+    with session(paths["llama"], cache_type_k="bf16") as s, pytest.raises(IkpyError, match="another KV cache") as error:
+        prompt_cache.load(file, s)
+    assert "'types' of layer 0 is {'k': 'f16', " in str(error.value) and "here {'k': 'bf16', " in str(error.value)
 
 
 def test_files_that_cannot_be_written_or_read(reader, tmp_path):

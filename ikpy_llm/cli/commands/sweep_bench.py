@@ -116,8 +116,9 @@ def run(options: Options) -> Run:
 
 
 def kv_types(session) -> dict[str, str]:
-    """Types of the cache."""
-    return {f"type_{x}": getattr(session.options, f"cache_type_{x}") for x in "kv"}
+    """Types of the cache, with -khad and -vhad."""
+    o = session.options
+    return {"type_k": o.cache_type_k + " -khad" * o.khad, "type_v": o.cache_type_v + " -vhad" * o.vhad}
 
 
 def roof_speeds(session, row: dict, roof: dict[str, float], ubatch: int) -> dict[str, float]:
