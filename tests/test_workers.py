@@ -185,6 +185,25 @@ def test_the_caller_is_bound_only_while_workers_wait():
     assert os.sched_getaffinity(0) == before
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be bound here")
+def test_two_pools_leave_the_caller_where_it_was():
+    """The second pool finds the caller bound by the first; what it gives back must not be that."""
+    _x, _keep, program = adds(5)
+    before, all_cores = os.sched_getaffinity(0), cores.allowed()
+    with Workers(2, pin=True) as a, Workers(2, pin=True) as b:
+        for first, second in ((a, b), (b, a)) * 3:
+            first.run(program.ctypes.data, 5)
+            second.run(program.ctypes.data, 5)
+            assert cores.allowed() == all_cores  # though the caller is bound
+            deadline = time.monotonic() + 60
+            while os.sched_getaffinity(0) != before and time.monotonic() < deadline:
+                time.sleep(0.005)
+            assert os.sched_getaffinity(0) == before
+        a.run(program.ctypes.data, 5)
+        b.run(program.ctypes.data, 5)
+    assert os.sched_getaffinity(0) == before
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [

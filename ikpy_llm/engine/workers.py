@@ -12,7 +12,6 @@ import os
 import threading
 import time
 import weakref
-from contextlib import suppress
 
 import numpy as np
 
@@ -34,7 +33,7 @@ class _Shared:
 
     def __init__(self, n_threads: int, cpus: list[int]):
         self.n_threads, self.cpus, self.pid = n_threads, cpus, os.getpid()
-        self.caller, self.before = 0, set()  # thread id of the caller while it is bound, and where it may run otherwise
+        self.caller = 0  # thread id of the caller while it is bound
         self.sync = np.zeros(runner.SYNC, np.int64)
         self.seen = np.zeros((n_threads, 16), np.int64)  # generations each thread has done, a cache line pair each
         # The caller takes the lock itself, not `with wake`: Condition's methods are Python, so Ctrl-C could strike
@@ -63,18 +62,15 @@ class _Shared:
         Between two tokens it must not move to the core of a worker that spins; for good it must not stay bound, as
         processes it starts would inherit that.
         """
-        caller = threading.get_native_id()
-        if self.cpus and caller != self.caller:
+        if self.cpus and threading.get_native_id() != self.caller:
             self.release_caller()
-            self.caller, self.before = caller, os.sched_getaffinity(0)
-            os.sched_setaffinity(0, {self.cpus[0]})
+            self.caller = cores.bind(self.cpus[0])
 
     def release_caller(self) -> None:
         """Let the caller run where it could before; hold `wake`."""
         if self.caller:
-            with suppress(OSError):  # the thread may have ended
-                os.sched_setaffinity(self.caller, self.before)
-            self.caller = 0
+            caller, self.caller = self.caller, 0
+            cores.release(caller)
 
     def close(self) -> None:
         if os.getpid() != self.pid:  # a forked child: the threads are not here, and one of them may have held the lock
@@ -106,7 +102,7 @@ class Workers:
         pin = hasattr(os, "sched_setaffinity") and n > 1 and (n == len(cpus) if self._pin is None else self._pin)
         s = self._shared = _Shared(n, cpus if pin else [])
         per_second = _pauses_per_second(self._work, s) if n > 1 else 0
-        spin = int(SPIN * per_second) if n <= jit.available_cores() else 0  # who waits may have the core of who works
+        spin = int(SPIN * per_second) if n <= cores.n_logical() else 0  # who waits may have the core of who works
         self._words[:] = (0, 0, spin, s.sync.ctypes.data)
         self._threads = []
         for ith in range(1, self.n_threads):
