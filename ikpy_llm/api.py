@@ -86,6 +86,7 @@ class Model:
         threads: int = 0,
         threads_batch: int = 0,
         repack: bool | None = None,
+        pp_requant: bool = False,
         n_batch: int = 2048,
         n_ubatch: int = 512,
         cache_type_k: str = "f16",
@@ -109,6 +110,7 @@ class Model:
         threads_batch: those of prompts; 0 = IKPY_THREADS_BATCH, or as many.
         repack: weave weights into panels (about the file's size of memory again); None = IKPY_REPACK, or where memory
         allows.
+        pp_requant: prompts use the matrices requantized to Q8_0 (8.5 bits per weight more memory).
         n_ubatch: tokens of a prompt computed at once at most; n_batch (llama.cpp's -b) limits it.
         cache_type_k, cache_type_v: of keys and values in the KV cache: f32, f16, bf16, q8_0, q8_KV, q6_0, q5_1, q5_0,
         q4_1, q4_0, iq4_nl; khad, vhad: rotate them (Hadamard) before they are quantized.
@@ -133,6 +135,7 @@ class Model:
             threads=threads or 0,
             threads_batch=threads_batch or 0,
             repack=repack,
+            pp_requant=pp_requant,
             cache_type_k=cache_type_k,
             cache_type_v=cache_type_v,
             khad=khad,

@@ -43,6 +43,7 @@ class Setup:
     ser: str = ""
     override_kv: tuple[tuple[str, object], ...] = ()  # see engine.overrides
     cache: Cache = Cache()
+    pp_requant: bool = False
 
     def open(self, n_ctx: int, progress: Say):
         """A session with that many positions."""
@@ -64,7 +65,8 @@ class Setup:
         threads = {"threads": self.threads, "threads_batch": self.threads_batch}
         moe = {"mla": self.mla, "amb": self.amb, "ser": self.ser}
         cache = dataclasses.asdict(self.cache)
-        options = Options(**sizes, **threads, **moe, **cache, repack=self.repack, swa_full=self.swa_full)
+        how = {"repack": self.repack, "pp_requant": self.pp_requant, "swa_full": self.swa_full}
+        options = Options(**sizes, **threads, **moe, **cache, **how)
         return Session(file, models.builder(file.meta, str(file.path)), options, progress)
 
 

@@ -150,6 +150,9 @@ class ModelOptions(Common):
         None,
         "weave weights into panels at load time; off keeps them memory mapped (default: on where memory allows)",
     )
+    pp_requant: bool = flag(
+        False, "--pp-requant", help="prompts use the matrices requantized to Q8_0: more memory, other rounding"
+    )
     cache_type_k: str = cache_type_flag("f16", "k", "keys")
     cache_type_v: str = cache_type_flag("f16", "v", "values")
     khad: bool = hadamard_flag(False, "k", "keys and queries")

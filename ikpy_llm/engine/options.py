@@ -31,6 +31,11 @@ class Options:
     repack: bool | None = _option(
         None, "weave weights into panels at load: yes, no, None = where memory allows", "IKPY_REPACK"
     )
+    pp_requant: bool = _option(
+        False,
+        "prompts use the matrices requantized to Q8_0, as the reference does, in memory of their own; tokens do not",
+        "IKPY_PP_REQUANT",
+    )
     pin: bool | None = _option(None, "bind threads to cores; None = if there are as many threads as cores", "IKPY_PIN")
     cache_type_k: str = _option("f16", "type of the keys in the KV cache: " + ", ".join(KV_TYPES), "IKPY_CACHE_TYPE_K")
     cache_type_v: str = _option("f16", "type of the values in the KV cache", "IKPY_CACHE_TYPE_V")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ikpy_llm.engine import cores, fusion, kv_cache, memory, ops, planner, rope
+from ikpy_llm.engine import cores, fusion, kv_cache, memory, ops, planner, requant, rope
 from ikpy_llm.engine.gguf import GGUFFile
 from ikpy_llm.engine.graph import CELLS, OUTPUTS, SLOTS, TOKENS, Graph, Value
 from ikpy_llm.engine.options import DEFAULT_CTX, Options
@@ -78,6 +78,7 @@ class Session:
         if made := sorted({name.rpartition(".")[0].split(".")[-1] for name in set(self.tensors) - set(file.tensors)}):
             log.info("%s: not in the file, computed at load", " and ".join(made))
         self.n_vocab = graph.tensors["token_embd.weight"].shape[0]
+        self._requantized = self._requantize(graph) if options.pp_requant else {}
         self.weights = Weights(file, self.tensors, graph.claimed)
         unknown = options.without() - {*fusion.names(), "all"}
         if unknown:
@@ -167,6 +168,18 @@ class Session:
         if not self.packed and 1e6 * file_mb + buffers + context > free:
             log.warning("the model is larger than the free memory: parts of it are read from the disk again and again")
 
+    def _requantize(self, graph: Graph) -> dict[str, str]:
+        """Add each matrix of less than 8 bits as Q8_0 to the tensors: its name -> the name of the other."""
+        small = [
+            t for t in (self.tensors[n] for n, use in graph.claimed.items() if "matrix" in use) if requant.is_small(t)
+        ]
+        made = [requant.as_q8_0(t) for t in small]
+        self.tensors |= {t.name: t for t in made}
+        graph.claimed.update((t.name, "matrix") for t in made)
+        n_bytes = sum(t.n_bytes for t in made)
+        log.info("prompts use %d matrices requantized to Q8_0: %.1f MB more memory", len(made), n_bytes / 1e6)
+        return {a.name: b.name for a, b in zip(small, made, strict=True)}
+
     def _trace(self, last_rows: bool, hidden: bool = False, one_row: bool = False) -> tuple[Graph, Value]:
         graph = Graph(str(self.file.path), self.tensors, last_rows, hidden, one_row, self.options, self.n_ctx)
         return graph, self._build(graph, self.params)
@@ -197,6 +210,7 @@ class Session:
         self.kv = kv_cache.KVCache(self._layers, self.options.check)
         kernels = {k for plan, _ in self._pending.values() for r in plan.records for k in r.kernels}
         packing = self.weights.kernels() if self.packed else []
+        packing += requant.kernels(self.tensors[name] for name in self._requantized)
         try:
             jit.load([*WORKER_KERNELS, *packing, *sorted(kernels, key=str)], progress)
         except jit.JitError as error:
@@ -221,7 +235,10 @@ class Session:
         sizes = shape.n_rows, shape.n_outputs, self.threads_of(name), self.n_ctx
         low = ops.Lowering(*sizes, self.packed, self.tensors, n_step, self.options.expert_limits())
         low.kv, low.flash_attn = self._kv_types, self.options.flash_attn
-        records = ops.lower(fusion.apply(graph, self.options.without()), low)
+        steps = fusion.apply(graph, self.options.without())
+        if shape.n_rows > 1:
+            steps = requant.renamed(steps, self._requantized)
+        records = ops.lower(steps, low)
         overlap = not self.options.without() & {"overlap", "all"}
         self._pending[name] = planner.plan(records, low.n_bytes, keep=(logits,), overlap=overlap), logits
 

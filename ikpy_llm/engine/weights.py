@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ikpy_llm.engine import memory
+from ikpy_llm.engine import memory, requant
 from ikpy_llm.engine.gguf import GGUFFile, Tensor
 from ikpy_llm.engine.workers import Workers
 from ikpy_llm.errors import ModelFileError
@@ -91,9 +91,9 @@ class Weights:
 
     def report(self) -> list[str]:
         """What `pack` does, in a line for each type of the file."""
-        lines = []
-        for type_id in sorted({t.type_id for t in self.matrices}):
-            tensors = [t for t in self.matrices if t.type_id == type_id]
+        lines, matrices = [], [t for t in self.matrices if not requant.is_made(t)]
+        for type_id in sorted({t.type_id for t in matrices}):
+            tensors = [t for t in matrices if t.type_id == type_id]
             size = sum(t.n_bytes for t in tensors)
             wider = sum(weight_bytes(t) for t in tensors) / size - 1
             many, more = "s" if len(tensors) > 1 else "", f", {wider:.0%} larger" if wider > 0.03 else ""

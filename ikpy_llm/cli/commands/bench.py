@@ -241,7 +241,9 @@ def setups_of(options: Options, tests: list[Test]):
         own = options.swa_full, mla, options.amb, options.ser
         kv = tuple(overrides.of(options).items())
         sizes = source, pair.first, min(n_ubatch, n_batch), repack, pair.second
-        setup = bench_run.Setup(*sizes, *own, override_kv=kv, cache=bench_run.Cache(*cache))
+        setup = bench_run.Setup(
+            *sizes, *own, override_kv=kv, cache=bench_run.Cache(*cache), pp_requant=options.pp_requant
+        )
         yield setup, n_batch, n_ubatch, tests
 
 

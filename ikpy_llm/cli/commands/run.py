@@ -146,6 +146,7 @@ def main(options: Options) -> None:
             threads=options.threads or 0,
             threads_batch=options.threads_batch or 0,
             repack=options.repack,
+            pp_requant=options.pp_requant,
             cache_type_k=options.cache_type_k,
             cache_type_v=options.cache_type_v,
             khad=options.khad,

@@ -88,6 +88,7 @@ def run(options: Options) -> Run:
         options.ser,
         override_kv=tuple(overrides.of(options).items()),
         cache=bench_run.Cache(options.cache_type_k, options.cache_type_v, options.khad, options.vhad, flash),
+        pp_requant=options.pp_requant,
     )
     with console.Progress() as progress:
         session = setup.open(options.n_ctx, progress)

@@ -1,0 +1,69 @@
+"""--pp-requant: prompts with matrices requantized to Q8_0, tokens with the exact ones."""
+
+import gguf_writer
+import numpy as np
+import pytest
+import tiny_llama
+from gguf import GGMLQuantizationType, quants
+
+from ikpy_llm import Model
+from ikpy_llm.engine import requant
+from ikpy_llm.engine.derived import Derived
+
+TOKENS = [3, 1, 4, 1, 5, 9, 2, 6]
+
+
+def two_files(folder, tied: bool):
+    """A model of small types, and one with what its prompts use; a table of tokens is looked up exactly in both."""
+    meta = tiny_llama.meta()
+    tensors = tiny_llama.tensors(meta, ("Q4_1", "Q5_0"), tied=tied)
+    small = gguf_writer.write(folder / "small.gguf", meta, tensors)
+    if tied:
+        tensors["output.weight"] = tensors["token_embd.weight"]
+    for name, (kind, shape, raw) in tensors.items():
+        if len(shape) == 2 and name != "token_embd.weight":
+            rows = np.frombuffer(raw, np.uint8).reshape(shape[0], -1)
+            tensors[name] = ("Q8_0", shape, requant.q8_0(quants.dequantize(rows, GGMLQuantizationType[kind])).tobytes())
+    return small, gguf_writer.write(folder / "large.gguf", meta, tensors)
+
+
+def logits(path, **options):
+    """Logits after a prompt, and after a token alone."""
+    with Model.load(path, threads=2, n_ctx=256, **options) as model:
+        session = model.session
+        prompt = session.eval(TOKENS)
+        session.rewind()
+        return prompt, session.eval(TOKENS[:1])
+
+
+@pytest.mark.parametrize(("repack", "tied"), [(True, False), (True, True), (False, False)])
+def test_prompts_are_those_of_the_requantized_matrices(tmp_path, repack, tied, caplog):
+    small, large = two_files(tmp_path, tied)
+    caplog.set_level("INFO", "ikpy")
+    (prompt, token), (wanted, _), (exact, exact_token) = (
+        logits(small, pp_requant=True, repack=repack),
+        logits(large, repack=repack),
+        logits(small, repack=repack),
+    )
+    assert (prompt == wanted).all() and (prompt != exact).any()
+    assert (token == exact_token).all()
+    shapes = [(70, 64), *[(64, 64), (32, 64), (32, 64), (64, 64), (96, 64), (96, 64), (64, 96)] * 2]
+    size = sum(n * k for n, k in shapes)
+    line = f"prompts use 15 matrices requantized to Q8_0: {size * 34 / 32 / 1e6:.1f} MB more memory"
+    assert [r.message for r in caplog.records].count(line) == 1
+
+
+def test_rounding():
+    """Half a step of d = largest / 127, and the rounding of d to f16."""
+    x = np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32)
+    x[0] = 0
+    blocks = requant.q8_0(x)
+    values = quants.dequantize(blocks.reshape(8, -1), GGMLQuantizationType.Q8_0)
+    step = np.repeat(abs(x.reshape(-1, 32)).max(1) / 127, 32).reshape(x.shape)
+    assert (abs(values - x) <= step * (0.5 + 127 * 2.0**-11)).all()
+    assert (values[0] == 0).all()
+
+
+def test_types_of_8_bits_and_more_stay():
+    kinds = {"Q8_0": False, "F16": False, "Q8_KV": False, "Q6_K": True, "IQ1_KT": True, "Q4_0": True}
+    assert {k: requant.is_small(Derived("w", k, (8, 256), None)) for k in kinds} == kinds
