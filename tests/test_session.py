@@ -172,6 +172,16 @@ def test_context_defaults(folder, path):
         assert s.n_ctx == 512  # whole units of 256
 
 
+def test_a_context_beyond_the_models_is_a_warning(folder, caplog):
+    short = tiny_llama.write(folder / "short.gguf", context_length=100)
+    with caplog.at_level("WARNING"), session(short, n_ctx=300) as s:
+        assert s.n_ctx == 512 and np.isfinite(s.eval(TOKENS, all_logits=True)).all()
+    assert "context of 300 positions: the model was trained for 100" in [r.message for r in caplog.records]
+    caplog.clear()
+    with caplog.at_level("WARNING"), session(short, n_ctx=0) as s:
+        assert s.n_ctx == 256 and not [r for r in caplog.records if "trained" in r.message]
+
+
 def test_a_context_that_does_not_fit_is_an_error(folder):
     path = tiny_llama.write(folder / "huge.gguf", context_length=1 << 31)
     with pytest.raises(IkpyError, match=r"needs \d+ MB for the KV cache"):
