@@ -153,7 +153,8 @@ def test_other_models_and_caches_are_refused(saved, paths, tmp_path):
     file.write_bytes(saved)
     other = tiny_llama.write(tmp_path / "other.gguf", seed=1)
     scaled = tiny_llama.write(tmp_path / "scaled.gguf", rope__scaling__factor=2.0)
-    for path, options in ((other, {}), (scaled, {}), (paths["gemma3"], {})):
+    settings = ((paths["llama"], {"pp_requant": True}), (paths["llama"], {"ser": "1,0.5"}))
+    for path, options in ((other, {}), (scaled, {}), (paths["gemma3"], {}), *settings):
         with session(path, **options) as s, pytest.raises(IkpyError, match="the session of another model"):
             prompt_cache.load(file, s)
     with session(paths["gemma3"], n_ctx=1024, n_ubatch=64) as s:

@@ -149,7 +149,9 @@ def _compare(path: Path, found: dict, own: dict) -> None:
         raise IkpyError(f"{path}: damaged session file: 'written' in its header is {shown(found.get('written'))}")
     if found.get("model") != own["model"] or found.get("architecture") != own["architecture"]:
         what = shown(found.get("architecture"))
-        raise IkpyError(f"{path}: the session of another model ({what}), or of this one with other settings (-ser)")
+        raise IkpyError(
+            f"{path}: the session of another model ({what}), or of this one run otherwise (-ser, --pp-requant)"
+        )
     for key, what in (("target", "kind of CPU"), ("panel", "panel width")):
         if found.get(key) != own[key]:
             raise IkpyError(f"{path}: a session for {shown(found.get(key))} as {what}; here it is {shown(own[key])}")
@@ -180,5 +182,6 @@ def fingerprint(session) -> str:
         t = getattr(t, "stored", t)  # as in the file, not taken apart
         h.update(f"{name} {t.type_name} {tuple(t.shape)}\n".encode())
         h.update(t.data[t.n_bytes // 2 :][:SAMPLE].tobytes())
-    h.update(repr([sorted(map(repr, session.angles)), session.options.expert_limits()]).encode())
+    options = session.options
+    h.update(repr([sorted(map(repr, session.angles)), options.expert_limits(), options.pp_requant]).encode())
     return h.hexdigest()
