@@ -237,8 +237,10 @@ def release_compilers() -> None:
 
 
 def compile_missing(specs: list[Kernel], progress=None) -> None:
-    """Compile `specs` into the cache, in as many child processes as cores (each takes the next kernel when done)."""
-    queue, done, failed, lock = list(reversed(specs)), 0, [], threading.Lock()
+    """Compile `specs` into the cache, in as many child processes as cores. They take kernels from both ends: neighbours
+    share functions, which a process compiles once.
+    """
+    queue, done, failed, lock = list(specs), 0, [], threading.Lock()
     n_children = min(len(specs), available_cores())
     log.info("compiling %d kernels for %s in %d processes", len(specs), target.current().name, n_children)
     if progress:
@@ -249,7 +251,7 @@ def compile_missing(specs: list[Kernel], progress=None) -> None:
     }
     kept = _kept.setdefault((sys.executable, *sorted(item for item in env.items() if "IKPY" in item[0])), [])
 
-    def serve():
+    def serve(end: int):
         nonlocal done
         with lock:
             compiler = kept.pop() if kept else None
@@ -258,7 +260,7 @@ def compile_missing(specs: list[Kernel], progress=None) -> None:
             with lock:
                 if not queue or failed:
                     break
-                spec = queue.pop()
+                spec = queue.pop(end)
             result = compiler.compile(spec)
             with lock:
                 if "error" in result:
@@ -272,7 +274,7 @@ def compile_missing(specs: list[Kernel], progress=None) -> None:
                 return
         compiler.close()
 
-    threads = [threading.Thread(target=serve, daemon=True) for _ in range(n_children)]
+    threads = [threading.Thread(target=serve, args=(-(i % 2),), daemon=True) for i in range(n_children)]
     for t in threads:
         t.start()
     for t in threads:
