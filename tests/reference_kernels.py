@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from reference_formats import FLOAT_MINS, FORMATS, INT_MINS, SUB, Weights
 
-SLICE = 256  # columns of activations that share one float scale
+SLICE = 256  # columns of activations that share a unit of their sums
 MIN_UNIT = 8  # sums that meet integer minimums are kept in units of 1/8
+MAGIC = 1.5 * 2**23
 U = 2.0**-24  # largest relative error of one float32 rounding
 
 
@@ -19,96 +20,102 @@ def _f(x):
 # ---------------------------------------------------------------- activations
 @dataclass
 class Acts:
-    """x = codes * 2^-e * d. codes int64 [n][k], e int64 [n][k/32], d float32 [n][slices]."""
+    """x = codes * d. codes int64 [n][k], d float32 [n][k/32], unit float32 [n][slices]: the largest d of a slice."""
 
     codes: np.ndarray
-    e: np.ndarray
     d: np.ndarray
+    unit: np.ndarray
 
     @property
     def step(self):
         """Value of code 1, float64 [n][k]."""
-        k = self.codes.shape[1]
-        d = np.repeat(_f(self.d), SLICE, axis=1)[:, :k]
-        return d * 2.0 ** -np.repeat(self.e, 32, axis=1)
+        return np.repeat(_f(self.d), 32, axis=1)
 
     @property
     def values(self):
         return self.codes * self.step
 
+    @property
+    def offsets(self):
+        """What takes MAGIC * d away, exact in float32."""
+        out = -_f(self.d) * MAGIC
+        assert (out == out.astype(np.float32)).all()
+        return out.astype(np.float32)
+
     def sums(self, sub: int):
         """Sums of `sub` codes, int64 [n][k/sub]."""
         return self.codes.reshape(len(self.codes), -1, sub).sum(-1)
 
-    def scaled_sums(self, sub: int):
-        """Sums times 2^-e, exact in float32."""
-        return (self.sums(sub) * 2.0 ** -np.repeat(self.e, 32 // sub, axis=1)).astype(np.float32)
+    def scaled_sums(self):
+        """Sums of 32 codes times d, rounded to float32."""
+        return self.sums(32).astype(np.float32) * self.d
 
     def fixed_sums(self, sub: int):
-        """Sums times 2^-e in units of 1/MIN_UNIT, rounded half to even."""
-        return np.rint(self.scaled_sums(sub) * MIN_UNIT).astype(np.int16)
-
-    @property
-    def magic(self):
-        return (1.5 * 2.0 ** (23 - self.e)).astype(np.float32)
+        """Sums times d in units of unit / MIN_UNIT, rounded half to even, every step in float32."""
+        with np.errstate(divide="ignore"):
+            per_unit = np.where(self.unit > 0, np.float32(MIN_UNIT) / self.unit, np.float32(0))
+        fixed = self.d * np.repeat(per_unit, SLICE // 32, axis=1)[:, : self.d.shape[1]]
+        return np.rint(self.sums(sub).astype(np.float32) * np.repeat(fixed, 32 // sub, axis=1)).astype(np.int16)
 
     def starts(self, zero: int, sub: int):
-        """Where an integer accumulator starts: bits of magic, minus zero times the sum of codes."""
-        return np.repeat(self.magic.view(np.int32), 32 // sub, axis=1) - zero * self.sums(sub)
+        """Where an integer accumulator starts: bits of MAGIC, minus zero times the sum of codes."""
+        return np.float32(MAGIC).view(np.int32) - zero * self.sums(sub)
+
+
+def scale(amax) -> np.float32:
+    """Value of code 1 for a block whose largest value is amax: amax / 127 in float32, rounded up to 22 bits."""
+    if not amax > np.float32(1e-30):
+        return np.float32(0)
+    bits = (np.float32(amax) * np.float32(1 / 127)).view(np.uint32)
+    return np.uint32((int(bits) + 3) // 4 * 4).view(np.float32)
 
 
 def quantize(x: np.ndarray) -> Acts:
     """float32 [n][k], k a multiple of 32, every step rounded to float32."""
     f32 = np.float32
     n, k = x.shape
-    codes, e, d = np.zeros((n, k), np.int64), np.zeros((n, k // 32), np.int64), np.zeros((n, -(-k // SLICE)), f32)
+    codes, d, unit = np.zeros((n, k), np.int64), np.zeros((n, k // 32), f32), np.zeros((n, -(-k // SLICE)), f32)
     for row in range(n):
-        for s in range(0, k, SLICE):
-            amax = np.abs(x[row, s : s + SLICE]).max()
-            if not amax > f32(1e-30):
-                continue
-            d[row, s // SLICE] = amax * f32(1 / 127)
-            for b in range(s, min(s + SLICE, k), 32):
-                block = x[row, b : b + 32]
-                top = np.abs(block).max()
-                if top > 0:
-                    with np.errstate(over="ignore"):
-                        ratio = amax / top
-                    e[row, b // 32] = min(np.frexp(ratio)[1] - 1, 15) if np.isfinite(ratio) else 15
-                up = f32(127) / amax * f32(2.0 ** e[row, b // 32])
-                codes[row, b : b + 32] = np.clip(np.rint(block * up), -127, 127)
-    return Acts(codes, e, d)
+        for b in range(0, k, 32):
+            block = x[row, b : b + 32]
+            s = d[row, b // 32] = scale(np.abs(block).max())
+            unit[row, b // SLICE] = max(unit[row, b // SLICE], s)
+            if s > 0:
+                codes[row, b : b + 32] = np.clip(np.rint(block * (f32(1) / s)), -127, 127)
+    return Acts(codes, d, unit)
 
 
 # ---------------------------------------------------------------- products
 def product(w: Weights, acts: Acts) -> tuple[np.ndarray, np.ndarray]:
     """(float64 product of weights and dequantized activations, largest error a kernel may show), each [n][rows].
 
-    Integer sums, their scaling by 2^-e and the sub-block scales are exact, so the error is that of the float32 sums.
-    A scale per row costs two more: its gain and the total's.
-    In a slice of 256 columns: one rounding per sub-block, one more per 32 columns for float minimums or one for all
-    integer minimums; then one per slice for the total. Every partial sum is at most A = sum of |terms|, so the error is
-    at most (roundings of a slice + slices) * 2^-24 * A (1 % added for the second order).
-    Integer minimums meet sums rounded to 1/MIN_UNIT: at most d / (2 MIN_UNIT) * |floor| per sub-block.
+    Integer sums and sub-block scales are exact, so the error is that of the float32 operations. Every partial sum is at
+    most A = sum of |terms|, and so is the sum of roundings of single terms. Roundings, in units of 2^-24 * A:
+    In a slice of 256 columns: one for the terms (sum times d of the activations), one per sub-block for their sum; one
+    for the terms of float minimums and one per 32 columns for their sum, or two for all integer minimums. Then one per
+    slice for the total. A scale per row costs two more: its gain and the total's. 1 % is added for the second order.
+    Integer minimums meet sums rounded to 1/MIN_UNIT (in float32, whose error is below 1 % of that): at most
+    unit / (2 MIN_UNIT) * |floor| per sub-block.
     """
     x = acts.values
     k, sub = x.shape[1], SUB[w.type]
     size = w.gain * np.abs(x) @ (np.abs(w.scale * w.code) + np.abs(w.floor)).T
-    in_slice = min(k, SLICE) // sub + (min(k, SLICE) // 32 if w.type in FLOAT_MINS else 1 if w.type in INT_MINS else 0)
+    mins = min(k, SLICE) // 32 + 1 if w.type in FLOAT_MINS else 2 if w.type in INT_MINS else 0
+    in_slice = 1 + min(k, SLICE) // sub + mins
     bound = 1.01 * U * (in_slice + -(-k // SLICE) + (2 if FORMATS[w.type].row else 0)) * size
     if w.type in INT_MINS:
-        d = np.repeat(_f(acts.d), SLICE // sub, axis=1)[:, : k // sub]
-        bound = bound + 0.5 / MIN_UNIT * d @ np.abs(w.floor[:, ::sub]).T
+        unit = np.repeat(_f(acts.unit), SLICE // sub, axis=1)[:, : k // sub]
+        bound = bound + 0.505 / MIN_UNIT * unit @ np.abs(w.floor[:, ::sub]).T
     return x @ w.exact.T, bound
 
 
 def quantization_error(w: Weights, x: np.ndarray, acts: Acts) -> np.ndarray:
     """Largest difference [n][rows] that quantizing x to `acts` can make in the product.
 
-    A code is the nearest integer to x / step, computed with relative errors of 2^-23 in x * 127 / amax and in d: a
-    column is off by at most (1/2 + 127 * 2^-22) step. Slices below 1e-30 become zeros.
+    A code is the nearest integer to x * (1 / step), computed with two roundings: a column is off by at most
+    (1/2 + 127 * 2^-23) step. Blocks up to 1e-30 become zeros.
     """
-    column = np.where(acts.step > 0, (0.5 + 127 * 2.0**-22) * acts.step, np.abs(_f(x)))
+    column = np.where(acts.step > 0, (0.5 + 127 * 2.0**-23) * acts.step, np.abs(_f(x)))
     return column @ np.abs(w.exact).T
 
 

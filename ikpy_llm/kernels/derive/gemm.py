@@ -2,8 +2,8 @@
 
 For a group of panels and a slice of 256 columns the weights are decoded once into a small buffer (u8 codes, f32 scales)
 that stays in the first-level cache and is used for all tiles of activation columns; totals wait in scratch memory
-between slices. So all types reach the same inner loop: per 32 columns and activation column 8 dot products, one
-subtraction (conversion and activation scale at once, see layout.py) and one fma.
+between slices. So all types reach the same inner loop: per 32 columns and activation column 8 dot products and two fma
+(the first converts and applies the activations' scale at once, see layout.py).
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ from ..simd.ops import (
     I32V,
     LANES,
     U8,
-    bits,
     cast,
-    fma,
     inline,
     load_i64,
     prefetch,
@@ -35,12 +33,20 @@ from ..simd.ops import (
     tile_zeros,
 )
 from .gemv import prefetch_columns, prefetch_lines
-from .layout import MIN_UNIT, SLICE, ActsLayout, PanelLayout, gemm_panels, gemm_tile
+from .layout import MIN_UNIT, SLICE, ActsLayout, PanelLayout, flavour, gemm_panels, gemm_tile
 from .output import column_writer
 from .panels import decode_block, min_reader, rows_to_tile, scale_reader
 from .row_scales import row_scales_of, scaled_rows
 from .rows import row_functions
-from .tileops import codes_to_store, dot2_panels, dot_panels, fma_panels, fma_splat_panels, over_panels, panel_of
+from .tileops import (
+    codes_to_store,
+    dot2_panels,
+    fma_panels,
+    fma_splat_panels,
+    over_panels,
+    panel_of,
+    scaled_dots,
+)
 
 VECTOR = 4 * LANES  # bytes
 NP, T = gemm_panels(), gemm_tile()
@@ -105,10 +111,11 @@ def gemm(type: str, rows_layout: bool = False):
                     ahead(w, group * NP, k, k0, tile, n_tiles)
                     if ends:
                         fetch_y(y + 4 * (tile * T * y_stride + row), 4 * y_stride)
+                    sums = tile_step(weights, blocks, rec, start, rec + stride)
                     total = tile_zeros(F32, n_vectors)
                     if k0 > 0:
                         total = tile_load(F32, n_vectors, at, VECTOR)
-                    total = tile_step(total, weights, blocks, rec, start, rec + stride)
+                    total = total + sums
                     if ends:
                         total = scale_rows(total, by_rows)
                         write(total, y, y_stride, tile * T, row, rows, n, bias_at, residual_at, at)
@@ -296,53 +303,25 @@ def _row_unit_store(dmin, unit: float):
 
 
 def _quant_tile(q):
-    """Function (total, decoded slice, blocks, record, start) -> total plus the slice's products for NP panels x T
-    columns."""
+    """Function (decoded slice, blocks, record, start, next record) -> its sums for NP panels x T columns."""
     acts, subs = ActsLayout(T), 32 // q.sub
-    dot, scaled, repeat_f, repeat_i = (
-        dot_panels(NP, T, 8 // subs, q.top),
-        fma_panels(NP, T),
-        over_panels(NP, T, F32),
-        over_panels(NP, T, I32V),
-    )
-    n_vectors, o_magic, o_d, o_sums = NP * T, acts.magic, acts.d, acts.sums
+    dots, rescaled = scaled_dots(NP, T, 8 // subs, q.top, flavour(q.name)[0]), fma_panels(NP, T)
+    repeated = over_panels(NP, T, F32)
+    n_vectors, o_scales, o_unit, o_sums = NP * T, acts.scales, acts.unit, acts.sums
+    to_offsets = acts.offsets - acts.scales
     o_pairs = acts.sums32 if subs == 1 else acts.sums16
     int_mins, float_mins, pair_dot = q.int_mins, q.mins == "f16", dot2_panels(NP, T)
     minus, fetch = fma_splat_panels(NP, T), prefetch_lines(-(-32 * T // 64))
 
     @inline
-    def sub_block(acc, weights, scales, codes, start, magic):
-        products = dot(repeat_i(tile_splat(I32V, T, start, 4)), weights, N_DECODED, codes)
-        return scaled(bits(F32, products) - repeat_f(tile_splat(F32, T, magic, 4)), scales, N_DECODED, acc)
-
-    @inline
     def block_of(acc, weights, b, rec, start):
-        codes, scales = rec + b * (32 * T), weights + N_CODES
+        codes, scales, d = rec + b * (32 * T), weights + N_CODES, rec + o_scales + b * (4 * T)
+        at = weights + b * (8 * VECTOR)
         if subs == 1:
-            return sub_block(
-                acc,
-                weights + b * (8 * VECTOR),
-                scales + b * VECTOR,
-                codes,
-                rec + start + b * (4 * T),
-                rec + o_magic + b * (4 * T),
-            )
-        acc = sub_block(
-            acc,
-            weights + b * (8 * VECTOR),
-            scales + b * (2 * VECTOR),
-            codes,
-            rec + start + b * (8 * T),
-            rec + o_magic + b * (4 * T),
-        )
-        return sub_block(
-            acc,
-            weights + b * (8 * VECTOR) + 4 * VECTOR,
-            scales + b * (2 * VECTOR) + VECTOR,
-            codes + 16 * T,
-            rec + start + b * (8 * T) + 4 * T,
-            rec + o_magic + b * (4 * T),
-        )
+            return dots(acc, at, N_DECODED, rec + start + b * (4 * T), codes, d, to_offsets, scales + b * VECTOR)
+        s0, start0 = scales + b * (2 * VECTOR), rec + start + b * (8 * T)
+        acc = dots(acc, at, N_DECODED, start0, codes, d, to_offsets, s0)
+        return dots(acc, at + 4 * VECTOR, N_DECODED, start0 + 4 * T, codes + 16 * T, d, to_offsets, s0 + VECTOR)
 
     @inline
     def with_mins(acc, weights, b, rec):
@@ -358,18 +337,18 @@ def _quant_tile(q):
                 isum = pair_dot(
                     isum, weights + (N_CODES + N_SCALES) + jj * VECTOR, N_DECODED, rec + o_pairs + jj * (4 * T)
                 )
-            return scaled(cast(F32, isum), weights + (N_CODES + N_SCALES + N_MINS), N_DECODED, acc)
+            sums = cast(F32, isum) * repeated(tile_splat(F32, T, rec + o_unit, 4))
+            return rescaled(sums, weights + (N_CODES + N_SCALES + N_MINS), N_DECODED, acc)
         return acc
 
     @inline
-    def step(total, weights, blocks, rec, start, following):
+    def step(weights, blocks, rec, start, following):
         acc = tile_zeros(F32, n_vectors)
         for b in range(blocks):
             fetch(following + b * (32 * T))
-            prefetch(following + o_magic + b * 64)
+            prefetch(following + o_scales + b * 64)
             acc = with_mins(block_of(acc, weights, b, rec, start), weights, b, rec)
-        acc = slice_mins(acc, weights, blocks, rec)
-        return fma(acc, repeat_f(tile_splat(F32, T, rec + o_d, 4)), total)
+        return slice_mins(acc, weights, blocks, rec)
 
     return step
 
@@ -398,7 +377,7 @@ def _float_steps(q, rows_layout: bool):
                 store(dst + c * step, ops.load(column, p + c * step))
 
     @inline
-    def tile(total, weights, width, rec, start, following):
+    def tile(weights, width, rec, start, following):
         even, odd = tile_zeros(F32, n_vectors), tile_zeros(F32, n_vectors)
         for c in range(0, width - 1, 2):
             prefetch(following + c * (4 * T))
@@ -406,6 +385,6 @@ def _float_steps(q, rows_layout: bool):
             odd = add(rec + (c + 1) * (4 * T), weights + (c + 1) * step, n_slice, odd)
         if width & 1:
             even = add(rec + (width - 1) * (4 * T), weights + (width - 1) * step, n_slice, even)
-        return total + (even + odd)
+        return even + odd
 
     return decode, tile

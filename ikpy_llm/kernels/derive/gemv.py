@@ -1,9 +1,8 @@
 """Product of a woven matrix with 1 to 8 activation columns: generation. Bound by memory: weights are decoded in
 registers, read once, prefetched.
 
-Per row and slice of 256 columns: tot += d_x * (sum_b s_b * 2^-e_b * isum_b + mins); the same operations in the same
-order as gemm.py, so
-a token gets the same bits alone or inside a prompt.
+Per row and slice of 256 columns: total += sum_b s_b * (d_b * isum_b) + mins; the same operations in the same order as
+gemm.py, so a token gets the same bits alone or inside a prompt.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from ..simd.ops import (
     tile_splat,
     tile_zeros,
 )
-from .layout import SLICE, ActsLayout, PanelLayout
+from .layout import SLICE, ActsLayout, PanelLayout, flavour
 from .output import column_writer
 from .panels import decode_block, min_reader, scale_reader
-from .tileops import dot_vectors, tile_splat_pair
+from .tileops import dot_vectors, start_values, tile_splat_pair
 
 # super-blocks (of about 2 KB) to ask for ahead; Zen 5, 2 threads, best of 5: 4 reach 0.95 of read bandwidth, 1 0.7
 AHEAD = 4
@@ -59,26 +58,27 @@ def block_sums(q, n: int):
     scaled."""
     decode, (_, scale), mins = decode_block(q), scale_reader(q), min_reader(q)
     layout, subs = ActsLayout(n), 32 // q.sub
-    o_magic, o_sums = layout.magic, layout.sums
-    dot = dot_vectors(n, 8 // subs, q.top)
+    o_scales, o_sums, to_offsets = layout.scales, layout.sums, layout.offsets - layout.scales
+    dot, starts = dot_vectors(n, 8 // subs, q.top), start_values(flavour(q.name)[0], n)
 
     @inline
-    def scaled(acc, weights, first, codes, start, magic, s):
-        products = dot(tile_splat(I32V, n, start, 4), weights, first, codes)
-        return fma(bits(F32, products) - magic, s, acc)
+    def scaled(acc, weights, first, codes, start, d, offsets, s):
+        products = dot(starts(start), weights, first, codes)
+        return fma(fma(bits(F32, products), d, offsets), s, acc)
 
     if subs == 1:
 
         @inline
         def add(acc, p, blocks, b, d, rec, start):
-            magic = tile_splat(F32, n, rec + o_magic + b * (4 * n), 4)
+            at = rec + o_scales + b * (4 * n)
             return scaled(
                 acc,
                 decode(p, blocks, b),
                 0,
                 rec + b * (32 * n),
                 rec + start + b * (4 * n),
-                magic,
+                tile_splat(F32, n, at, 4),
+                tile_splat(F32, n, at + to_offsets, 4),
                 scale(p, blocks, b, d),
             )
     else:
@@ -86,9 +86,10 @@ def block_sums(q, n: int):
         @inline
         def add(acc, p, blocks, b, d, rec, start):
             weights = decode(p, blocks, b)
-            magic = tile_splat(F32, n, rec + o_magic + b * (4 * n), 4)
+            at = rec + o_scales + b * (4 * n)
+            dx, offsets = tile_splat(F32, n, at, 4), tile_splat(F32, n, at + to_offsets, 4)
             acc = scaled(
-                acc, weights, 0, rec + b * (32 * n), rec + start + b * (8 * n), magic, scale(p, blocks, 2 * b, d)
+                acc, weights, 0, rec + b * (32 * n), rec + start + b * (8 * n), dx, offsets, scale(p, blocks, 2 * b, d)
             )
             return scaled(
                 acc,
@@ -96,7 +97,8 @@ def block_sums(q, n: int):
                 4,
                 rec + b * (32 * n) + 16 * n,
                 rec + start + b * (8 * n) + 4 * n,
-                magic,
+                dx,
+                offsets,
                 scale(p, blocks, 2 * b + 1, d),
             )
 
@@ -124,22 +126,22 @@ def slice_mins(q, n: int):
         return nothing
     pairs, unit = min_reader(q)
     layout, subs = ActsLayout(n), 32 // q.sub
-    offset = layout.sums32 if subs == 1 else layout.sums16
+    offset, o_unit = layout.sums32 if subs == 1 else layout.sums16, layout.unit
 
     @inline
     def add(acc, p, blocks, rec):
         isum = tile_zeros(I32V, n)
         for jj in range(blocks * subs // 2):
             isum = ops.dot2(isum, pairs(p, blocks, jj), tile_splat_pair(n, rec + offset + jj * (4 * n)))
-        return fma(cast(F32, isum), unit(p, blocks), acc)
+        return fma(cast(F32, isum) * tile_splat(F32, n, rec + o_unit, 4), unit(p, blocks), acc)
 
     return add
 
 
 def _quant_panel(q, n: int):
-    layout, acts = PanelLayout(q, LANES), ActsLayout(n)
+    layout = PanelLayout(q, LANES)
     add, add_mins, (d_of, _) = block_sums(q, n), slice_mins(q, n), scale_reader(q)
-    block_bytes, fixed, o_d, header = layout.block_bytes, layout.fixed_bytes, acts.d, layout.header_bytes
+    block_bytes, fixed, header = layout.block_bytes, layout.fixed_bytes, layout.header_bytes
     lines = -(-block_bytes // 64)
     ahead = AHEAD * (8 * block_bytes + fixed)
     fetch = prefetch_lines(lines)
@@ -157,8 +159,7 @@ def _quant_panel(q, n: int):
             for b in range(blocks):
                 fetch(p + ahead + b * block_bytes)
                 acc = add(acc, p, blocks, b, d, rec, start)
-            acc = add_mins(acc, p, blocks, rec)
-            total = fma(acc, tile_splat(F32, n, rec + o_d, 4), total)
+            total = total + add_mins(acc, p, blocks, rec)
             p += blocks * block_bytes + fixed
             rec += stride
         return fma(total, load(F32, first), tile_zeros(F32, n)) if header else total

@@ -27,7 +27,7 @@ from ..simd.ops import (
     zeros,
 )
 from .gemv import column_reader
-from .layout import MIN_UNIT, SLICE, ActsLayout
+from .layout import MAGIC_BITS, MIN_UNIT, SLICE, ActsLayout, flavour
 from .rows import row_functions
 
 
@@ -55,7 +55,8 @@ def _quant_row(q):
     subs, sub, block, block_bytes = max(q.block, 32) // q.sub, q.sub, q.block, q.n_bytes
     codes_type, sums_type = Vec("i8", sub), Vec("i32", sub // 4)
     product = dot4_small if q.top < 128 else dot4_centred if TARGET.pairs16 else dot4
-    o_magic, o_sums, o_d, in_block = acts.magic, acts.sums, acts.d, 32 // sub
+    o_scales, o_offsets, o_sums, o_unit, in_block = acts.scales, acts.offsets, acts.sums, acts.unit, 32 // sub
+    plain = flavour(q.name)[0] == 0
     o_pairs = acts.sums32 if in_block == 1 else acts.sums16
     float_mins, int_mins, unit = q.mins == "f16", q.int_mins, np.float32(-q.unit / MIN_UNIT)
     per_slice, meta, row_scale, gain, by_row = SLICE // block, q.meta, fns.row, np.float32(q.gain), q.row is not None
@@ -65,7 +66,8 @@ def _quant_row(q):
         """Sub-block j of block p, which is sub-block i of the slice."""
         isum = np.int64(reduce_add(product(zeros(sums_type), levels(p, j), load(codes_type, rec + i * sub))))
         b = i // in_block
-        products = f32_from_bits(isum + load_i32(rec + start + 4 * i)) - load_f32(rec + o_magic + 4 * b)
+        first = MAGIC_BITS if plain else load_i32(rec + start + 4 * i)
+        products = fma(f32_from_bits(isum + first), load_f32(rec + o_scales + 4 * b), load_f32(rec + o_offsets + 4 * b))
         acc = fma(products, scale(p, j), acc)
         if float_mins:
             acc = fma(load_f32(rec + o_sums + 4 * b), -floor(p, j), acc)
@@ -77,7 +79,7 @@ def _quant_row(q):
             isum = np.int64(0)
             for j in range(subs):
                 isum += floor_int(p, j) * load_i16(rec + o_pairs + 2 * j)
-            return fma(np.float32(isum), dmin(p) * unit, acc)
+            return fma(np.float32(isum) * load_f32(rec + o_unit), dmin(p) * unit, acc)
         return acc
 
     @inline
@@ -92,7 +94,7 @@ def _quant_row(q):
                     acc = add(acc, p, j, b * subs + j, rec, start)
                 acc = mins(acc, p, rec)
                 p += block_bytes
-            total = fma(acc, load_f32(rec + o_d), total)
+            total += acc
             rec += stride
         return fma(total, row_scale(row) * gain, np.float32(0)) if by_row else total
 

@@ -15,14 +15,15 @@ Float types: [column][W] elements.
 
 Activations ("acts"): columns x of the product, quantized to s8 in tiles of T columns. A record (slice of 256 columns of
 K, tile) holds:
-    codes    s8[64][T][4]      x = codes * 2^-e * d, with d per slice and e >= 0 per 32 columns
-    magic    f32[8][T]         1.5 * 2^(23-e): an integer accumulator that starts at these bits is, as a float, magic
-                               plus sum * 2^-e: subtracting magic converts and scales at once
-    sums     f32[8][T]         sum of the codes of 32 columns, times 2^-e
-    sums32   i16[4][T][2]      the same in units of 1 / MIN_UNIT, rounded, as pairs; sums16 i16[8][T][2]: of 16 columns
-    d        f32[T]
-    starts   i32[256/sub][T]   for each flavour (zero, sub): bits of magic - zero * sum of the codes; where products are
-                               those of code - 128 (simd/dots.py), zero is 128 less
+    codes    s8[64][T][4]      x = codes * d, with d per 32 columns, a float of 22 bits
+    scales   f32[8][T]         d
+    offsets  f32[8][T]         -MAGIC * d, exact. An integer accumulator that starts at the bits of MAGIC is, as a
+                               float, F = MAGIC + sum: fma(F, d, -MAGIC * d) converts and scales at once
+    sums     f32[8][T]         sum of the codes of 32 columns, times d
+    sums32   i16[4][T][2]      the same in units of unit / MIN_UNIT, rounded, as pairs; sums16 i16[8][T][2]: 16 columns
+    unit     f32[T]            the largest d of the slice
+    starts   i32[256/sub][T]   for each flavour (zero, sub): bits of MAGIC - zero * sum of the codes; where products are
+                               those of code - 128 (simd/dots.py), zero is 128 less. None for zero = 0
 Float types read float acts instead: f32[256][T] per record.
 """
 
@@ -37,6 +38,8 @@ from ..simd import target
 SLICE = 256
 NIBBLES = ("u4", "odd4", "mid4")  # scales of 4 bits
 MIN_UNIT = 8  # fixed-point unit of sums32 and sums16: 32 * 127 * 8 fits int16
+MAGIC, MAGIC_BITS = 1.5 * 2**23, 0x4B400000  # floats around it are integers 1 apart, up to 2^22 either way
+LIMIT_BITS = (127 + 110) << 23  # activations from 2^110 on count as not finite: MAGIC * d would not be
 
 
 def width() -> int:
@@ -127,7 +130,7 @@ Flavour = tuple[int, int]  # (zero, sub) of a weight type: which start values it
 
 
 def flavour(type_name: str) -> Flavour | None:
-    """The start array a type needs, None for float types. zero = 0 with sub = 32 reads the magic array itself."""
+    """The start values a type needs, None for float types. zero = 0 needs no array: MAGIC itself."""
     q = get(type_name)
     if isinstance(q, Plain):
         return None
@@ -143,12 +146,16 @@ class ActsLayout:
     is_float: bool = False
 
     @property
-    def magic(self) -> int:
+    def scales(self) -> int:
         return 256 * self.t
 
     @property
+    def offsets(self) -> int:
+        return self.scales + 32 * self.t
+
+    @property
     def sums(self) -> int:
-        return self.magic + 32 * self.t
+        return self.offsets + 32 * self.t
 
     @property
     def sums32(self) -> int:
@@ -159,17 +166,17 @@ class ActsLayout:
         return self.sums32 + 16 * self.t
 
     @property
-    def d(self) -> int:
+    def unit(self) -> int:
         return self.sums16 + 32 * self.t
 
     @property
     def starts(self) -> int:
-        return self.d + 4 * self.t
+        return self.unit + 4 * self.t
 
     def start(self, flavour: Flavour) -> int:
-        """Offset of the start values of a flavour. Raises KeyError if the layout lacks it."""
-        if flavour == (0, 32):
-            return self.magic
+        """Offset of the start values of a flavour, 0 if it needs none. Raises KeyError if the layout lacks it."""
+        if flavour[0] == 0:
+            return 0
         offset = self.starts
         for f in self.stored:
             if f == flavour:
@@ -179,7 +186,7 @@ class ActsLayout:
 
     @property
     def stored(self) -> tuple[Flavour, ...]:
-        return tuple(f for f in self.flavours if f != (0, 32))
+        return tuple(f for f in self.flavours if f[0] != 0)
 
     @property
     def n_words(self) -> int:

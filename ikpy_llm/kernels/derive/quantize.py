@@ -1,5 +1,5 @@
-"""Activations for the matrix kernels: f32 rows to s8 codes with start values and sums (layout.ActsLayout), or to f32
-tiles for float types.
+"""Activations for the matrix kernels: f32 rows to s8 codes with scales, start values and sums (layout.ActsLayout), or
+to f32 tiles for float types.
 
 The source can be computed on the way: "norm" = x * rsqrt(mean(x^2) + eps) * w, or an activation of mathfn.ACTS:
 act(x) * w with w another matrix of rows.
@@ -33,7 +33,7 @@ from ..simd.ops import (
     store,
     zeros,
 )
-from .layout import MIN_UNIT, SLICE, ActsLayout
+from .layout import LIMIT_BITS, MAGIC, MAGIC_BITS, MIN_UNIT, SLICE, ActsLayout
 
 I8L, CODE_WORDS = Vec("i8", LANES), LANES // 4
 
@@ -81,35 +81,44 @@ def quantize(source: str, t: int, is_float: bool = False):
     """words: x, w (norm weights, or rows of up; unused for plain), acts, k, x_stride (elements between rows),
     stride (of a record), flavour0, flavour1, flavour2, eps f32, state.
 
-    A flavour word is zero * 256 + sub, 0 for none. Tiles are split between threads; for t = 1 slices are. A
-    non-finite value sets state word 3.
+    A flavour word is zero * 256 + sub, 0 for none. Tiles are split between threads; for t = 1 slices are. A value
+    that is not finite, or 2^110 or more in size, sets state word 3.
     """
     layout, read, scatter = ActsLayout(t), value_reader(source), _scatter(t)
     lanes, per_block, is_norm, row_weights = LANES, 32 // LANES, source == "norm", source in ACTS
     per_half = max(16 // LANES, 1)
-    o_magic, o_sums, o_sums32, o_sums16, o_d, o_starts = (
-        layout.magic,
+    o_scales, o_offsets, o_sums, o_sums32, o_sums16, o_unit, o_starts = (
+        layout.scales,
+        layout.offsets,
         layout.sums,
         layout.sums32,
         layout.sums16,
-        layout.d,
+        layout.unit,
         layout.starts,
     )
     values, peaks = stack(4 * SLICE), stack(4 * 8)
-    unit = np.float32(MIN_UNIT)
+    min_unit, minus_magic = np.float32(MIN_UNIT), np.float32(-MAGIC)
 
     @inline
-    def starts(at, c, flavour, b, magic, s0, s1):
+    def starts(at, c, flavour, b, s0, s1):
         """Start values of block b, column c; returns the address of the next flavour's array."""
         zero, sub = flavour >> 8, flavour & 255
         if sub == 32:
-            ops.store_i32(at + 4 * (b * t + c), magic - zero * (s0 + s1))
+            ops.store_i32(at + 4 * (b * t + c), MAGIC_BITS - zero * (s0 + s1))
             return at + 32 * t
         if sub == 16:
-            ops.store_i32(at + 4 * (2 * b * t + c), magic - zero * s0)
-            ops.store_i32(at + 4 * ((2 * b + 1) * t + c), magic - zero * s1)
+            ops.store_i32(at + 4 * (2 * b * t + c), MAGIC_BITS - zero * s0)
+            ops.store_i32(at + 4 * ((2 * b + 1) * t + c), MAGIC_BITS - zero * s1)
             return at + 64 * t
         return at
+
+    @inline
+    def scale(amax):
+        """Value of code 1 where amax, given by its bits, is the largest: at least amax / 127, and of 22 bits."""
+        x = ops.f32_from_bits(amax)
+        if x > np.float32(1e-30):
+            return ops.f32_from_bits((ops.f32_bits(x * np.float32(1 / 127)) + 3) >> 2 << 2)
+        return np.float32(0)
 
     @inline
     def half(buf, up, rec, c, first):
@@ -137,33 +146,29 @@ def quantize(source: str, t: int, is_float: bool = False):
             am = np.int64(reduce_max(m))
             ops.store_i32(peak + 4 * b, am)
             top = max(top, am)
-        if top >= 0x7F800000:
+        if top >= LIMIT_BITS:
             ops.store_i64(state + 24, np.int64(1))
             top = np.int64(0)
-        amax = ops.f32_from_bits(top)
-        live = amax > np.float32(1e-30)
-        inv = np.float32(127) / amax if live else np.float32(0)
-        ops.store_f32(rec + o_d + 4 * c, amax * np.float32(1 / 127) if live else np.float32(0))
+        unit = scale(top)
+        per_unit = min_unit / unit if unit > np.float32(0) else np.float32(0)
+        ops.store_f32(rec + o_unit + 4 * c, unit)
         for b in range(n // 32):
-            e = np.int64(0)
-            am = ops.load_i32(peak + 4 * b)
-            if live and am > 0:
-                e = min(max((ops.f32_bits(amax / ops.f32_from_bits(am)) >> 23) - 127, np.int64(0)), np.int64(15))
-            up = inv * ops.f32_from_bits((127 + e) << 23)
+            d = scale(min(np.int64(ops.load_i32(peak + 4 * b)), top))
+            up = np.float32(1) / d if d > np.float32(0) else np.float32(0)
             s0 = half(buf, up, rec, c, 32 * b)
             s1 = half(buf, up, rec, c, 32 * b + 16)
-            magic = ((150 - e) << 23) | 0x400000
-            down = ops.f32_from_bits((127 - e) << 23)
-            ops.store_i32(rec + o_magic + 4 * (b * t + c), magic)
-            ops.store_f32(rec + o_sums + 4 * (b * t + c), np.float32(s0 + s1) * down)
+            fixed = d * per_unit
+            ops.store_f32(rec + o_scales + 4 * (b * t + c), d)
+            ops.store_f32(rec + o_offsets + 4 * (b * t + c), d * minus_magic)
+            ops.store_f32(rec + o_sums + 4 * (b * t + c), np.float32(s0 + s1) * d)
             ops.store_i16(
-                rec + o_sums32 + 4 * ((b >> 1) * t + c) + 2 * (b & 1), np.int64(rint(np.float32(s0 + s1) * down * unit))
+                rec + o_sums32 + 4 * ((b >> 1) * t + c) + 2 * (b & 1), np.int64(rint(np.float32(s0 + s1) * fixed))
             )
-            ops.store_i16(rec + o_sums16 + 4 * (b * t + c), np.int64(rint(np.float32(s0) * down * unit)))
-            ops.store_i16(rec + o_sums16 + 4 * (b * t + c) + 2, np.int64(rint(np.float32(s1) * down * unit)))
-            at = starts(rec + o_starts, c, f0, b, magic, s0, s1)
-            at = starts(at, c, f1, b, magic, s0, s1)
-            starts(at, c, f2, b, magic, s0, s1)
+            ops.store_i16(rec + o_sums16 + 4 * (b * t + c), np.int64(rint(np.float32(s0) * fixed)))
+            ops.store_i16(rec + o_sums16 + 4 * (b * t + c) + 2, np.int64(rint(np.float32(s1) * fixed)))
+            at = starts(rec + o_starts, c, f0, b, s0, s1)
+            at = starts(at, c, f1, b, s0, s1)
+            starts(at, c, f2, b, s0, s1)
 
     @inline
     def last(x, w, factor, n):
@@ -203,14 +208,15 @@ def quantize(source: str, t: int, is_float: bool = False):
             for i in range(n // 4):
                 ops.store_i32(rec + 4 * (i * t + c), 0)
             for b in range(n // 32):
-                ops.store_i32(rec + o_magic + 4 * (b * t + c), 0x4B400000)
+                ops.store_i32(rec + o_scales + 4 * (b * t + c), 0)
+                ops.store_i32(rec + o_offsets + 4 * (b * t + c), 0)
                 ops.store_i32(rec + o_sums + 4 * (b * t + c), 0)
                 ops.store_i32(rec + o_sums32 + 4 * ((b >> 1) * t + c), 0)
                 ops.store_i32(rec + o_sums16 + 4 * (b * t + c), 0)
-                at = starts(rec + o_starts, c, f0, b, 0x4B400000, 0, 0)
-                at = starts(at, c, f1, b, 0x4B400000, 0, 0)
-                starts(at, c, f2, b, 0x4B400000, 0, 0)
-            ops.store_i32(rec + o_d + 4 * c, 0)
+                at = starts(rec + o_starts, c, f0, b, 0, 0)
+                at = starts(at, c, f1, b, 0, 0)
+                starts(at, c, f2, b, 0, 0)
+            ops.store_i32(rec + o_unit + 4 * c, 0)
 
     def quantize(x, w, acts, k, x_stride, stride, flavour0, flavour1, flavour2, eps: f32, state, ith, nth):
         n = ops.load_i64(state)

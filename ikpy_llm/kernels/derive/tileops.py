@@ -9,9 +9,10 @@ from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
 from ..simd import memory, ops
-from ..simd.core import I32, Tile, Vec, assembly, broadcast
+from ..simd.core import I32, TARGET, Tile, Vec, assembly, broadcast, constant, fence
 from ..simd.dots import Dots
 from ..simd.ops import F32, I8V, I16V, I32V, LANES, U8
+from .layout import MAGIC_BITS
 
 U8_TILE8 = Tile(U8, 8)
 
@@ -93,41 +94,6 @@ def codes_to_store(top: int):
     return convert
 
 
-def dot_panels(n_panels: int, t: int, m: int, top: int):
-    """Function (acc i32 tile [n_panels][t], weights address, panel stride, codes address) -> acc plus m code
-    vectors u8[m][W][4] of each panel (as codes_to_store gives them) times s8[m][t][4]; no weight is above top."""
-    dots, tile, size = Dots(top), Tile(I32V, n_panels * t), U8.lanes
-    at_once = 1 if dots.centred else n_panels  # their weights take twice the registers
-
-    def products(b, out, panels, v0, weights, stride, codes):
-        """Add vectors v0 .. v0 + length - 1 of `panels` to their accumulators in out."""
-        sums = {i: dots.open(b, out[i]) for p in panels for i in range(p * t, p * t + t)}
-        for v in range(v0, min(v0 + dots.length, m)):
-            at = [_at(b, memory.emit_offset(b, weights, stride, p), v * size) for p in panels]
-            w = [dots.weights(b, memory.emit_load(b, a, U8.ir)) for a in at]
-            for c in range(t):
-                x = _quad(b, _at(b, codes, 4 * (v * t + c)))
-                for p, of_panel in zip(panels, w, strict=True):
-                    sums[p * t + c] = dots.add(b, sums[p * t + c], of_panel, x)
-        for i, s in sums.items():
-            out[i] = dots.close(b, out[i], s)
-
-    @intrinsic
-    def apply(typingctx, acc, weights, stride, codes):
-        def codegen(ctx, b, sig, values):
-            acc, weights, stride, codes = values
-            out = [b.extract_value(acc, i) for i in range(tile.n)]
-            for first in range(0, n_panels, at_once):
-                codes = _renewed(b, codes) if first else codes
-                for v0 in range(0, m, dots.length):
-                    products(b, out, range(first, first + at_once), v0, weights, stride, codes)
-            return _pack(b, tile, out)
-
-        return tile(tile, types.int64, types.int64, types.int64), codegen
-
-    return apply
-
-
 def over_panels(n_panels: int, t: int, vec: Vec):
     """Function (tile of t vectors) -> the tile repeated for each panel."""
     tile = Tile(vec, n_panels * t)
@@ -163,6 +129,112 @@ def fma_panels(n_panels: int, t: int):
         return tile(tile, types.int64, types.int64, tile), codegen
 
     return apply
+
+
+def _add_products(b, dots: Dots, sums: list, m: int, weights: list, codes):
+    """sums [panel][t] += m code vectors of each panel, at the addresses `weights`, times s8[m][t][4] at `codes`."""
+    t = len(sums) // len(weights)
+    for v0 in range(0, m, dots.length):
+        partial = [dots.open(b, x) for x in sums]
+        for v in range(v0, min(v0 + dots.length, m)):
+            w = [dots.weights(b, memory.emit_load(b, _at(b, at, v * U8.lanes), U8.ir)) for at in weights]
+            for c in range(t):
+                x = _quad(b, _at(b, codes, 4 * (v * t + c)))
+                for p, of_panel in enumerate(w):
+                    partial[p * t + c] = dots.add(b, partial[p * t + c], of_panel, x)
+        sums[:] = [dots.close(b, x, s) for x, s in zip(sums, partial, strict=True)]
+
+
+def dot_panels(n_panels: int, t: int, m: int, top: int):
+    """Function (acc i32 tile [n_panels][t], weights address, panel stride, codes address) -> acc plus m code
+    vectors u8[m][W][4] of each panel (as codes_to_store gives them) times s8[m][t][4]; no weight is above top."""
+    dots, tile = Dots(top), Tile(I32V, n_panels * t)
+    at_once = 1 if dots.centred else n_panels
+
+    @intrinsic
+    def apply(typingctx, acc, weights, stride, codes):
+        def codegen(ctx, b, sig, values):
+            acc, weights, stride, codes = values
+            out = [b.extract_value(acc, i) for i in range(tile.n)]
+            for first in range(0, n_panels, at_once):
+                codes = _renewed(b, codes) if first else codes
+                panels = [memory.emit_offset(b, weights, stride, p) for p in range(first, first + at_once)]
+                sums = out[first * t : (first + at_once) * t]
+                _add_products(b, dots, sums, m, panels, codes)
+                out[first * t : (first + at_once) * t] = sums
+            return _pack(b, tile, out)
+
+        return tile(tile, types.int64, types.int64, types.int64), codegen
+
+    return apply
+
+
+def scaled_dots(n_panels: int, t: int, m: int, top: int, zero: int):
+    """Function (acc f32 tile [n_panels][t], codes u8[m][W][4] of a panel as codes_to_store gives them, panel stride,
+    start values of t columns, their codes s8[m][t][4], their scales, offset from there to -MAGIC times them, row scales
+    f32[W] of a panel) -> acc + products * both scales. No weight is above top.
+
+    Where registers are few, as with two scales per 32 columns, LLVM must not load early nor keep what can be loaded
+    again.
+    """
+    dots, tile, one = Dots(top), Tile(F32, n_panels * t), signature(F32, F32, F32, F32)
+    at_once, fma = 1 if dots.centred else n_panels, ops.fma.op.body  # centred weights take twice the registers
+    tight, fences = TARGET.pairs16 or m < 8, m < 8 and not TARGET.pairs16
+
+    @intrinsic
+    def apply(typingctx, acc, weights, stride, start, codes, scales, offset, row_scales):
+        def codegen(ctx, b, sig, values):
+            acc, weights, stride, start, codes, scales, offset, row_scales = values
+            out = [b.extract_value(acc, i) for i in range(tile.n)]
+            for first in range(0, n_panels, at_once):
+                if tight:
+                    start, codes = _renewed(b, start), _renewed(b, codes)
+                panels = range(first, first + at_once)
+                sums = _starts(b, zero, t, start) * at_once
+                at = [memory.emit_offset(b, weights, stride, p) for p in panels]
+                _add_products(b, dots, sums, m, at, codes)
+                if tight:
+                    scales = _renewed(b, scales)
+                if fences:
+                    fence(b)
+                rows = [memory.emit_load(b, memory.emit_offset(b, row_scales, stride, p), F32.ir) for p in panels]
+                for c in range(t):
+                    d, minus = _float(b, _at(b, scales, 4 * c)), _float(b, _at(b, b.add(scales, offset), 4 * c))
+                    for p, row in zip(panels, rows, strict=True):
+                        x = fma(b, one, b.bitcast(sums[(p - first) * t + c], F32.ir), d, minus)
+                        out[p * t + c] = fma(b, one, x, row, out[p * t + c])
+            return _pack(b, tile, out)
+
+        words = [types.int64] * 7
+        return tile(tile, *words), codegen
+
+    return apply
+
+
+def _starts(b, zero: int, n: int, at) -> list:
+    """What the accumulators of n columns start at."""
+    if zero == 0:
+        return [constant(I32V, MAGIC_BITS)] * n
+    return [broadcast(b, memory.emit_load(b, _at(b, at, 4 * i), I32), I32V) for i in range(n)]
+
+
+def start_values(zero: int, n: int):
+    """Function (address) -> i32 tile of n: what the accumulators of n columns start at, see layout.py."""
+    tile = Tile(I32V, n)
+
+    @intrinsic
+    def starts(typingctx, at):
+        def codegen(ctx, b, sig, values):
+            return _pack(b, tile, _starts(b, zero, n, values[0]))
+
+        return tile(types.int64), codegen
+
+    return starts
+
+
+def _float(b, address):
+    """The float at an address in every lane."""
+    return broadcast(b, memory.emit_load(b, address, F32.ir.element), F32)
 
 
 def dot2_panels(n_panels: int, t: int):

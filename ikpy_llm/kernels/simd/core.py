@@ -234,10 +234,16 @@ def to_lane(b, vt: Vec, value, ty):
     return b.trunc(value, want) if have.width > want.width else b.sext(value, want) if signed else b.zext(value, want)
 
 
-def assembly(b, ret, text: str, constraints: str, *values):
-    """Inline assembly without memory accesses, which LLVM may move and share."""
+def assembly(b, ret, text: str, constraints: str, *values, ordered: bool = False):
+    """Inline assembly without memory accesses, which LLVM may move and share; ordered: which stays in the order it was
+    emitted in, among others of the kind and loads."""
     kind = ir.FunctionType(ret, [v.type for v in values])
-    return b.call(ir.InlineAsm(kind, text, constraints), values, attrs=("nounwind", "readnone"))
+    return b.call(ir.InlineAsm(kind, text, constraints, ordered), values, attrs=("nounwind", "readnone"))
+
+
+def fence(b):
+    """No load moves across this place. LLVM hoists loads until registers run out, and puts aside what it needs."""
+    b.call(ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", True), [], attrs=("nounwind",))
 
 
 def held(b, value: ir.Constant):

@@ -65,12 +65,12 @@ class Dots:
     def close(self, b, acc, partial):
         if not TARGET.pairs16:
             return partial
-        return _product_added(b, "vpmaddwd", "vpaddd", acc, partial, held(b, constant(_PAIRS, 1)))
+        return _product_added(b, "vpmaddwd", "vpaddd", acc, partial, held(b, constant(_PAIRS, 1)), ordered=True)
 
 
-def _product_added(b, multiply: str, add: str, acc, x, y):
+def _product_added(b, multiply: str, add: str, acc, x, y, ordered: bool = False):
     """add(acc, multiply(x, y)), in assembly: of plain sums LLVM would make trees, which need more registers than there
     are."""
     results = ir.LiteralStructType([acc.type, acc.type])
     text = f"{multiply} $2, $3, $1\n\t{add} $1, $0, $0"
-    return b.extract_value(assembly(b, results, text, "=x,=&x,x,x,0", y, x, acc), 0)
+    return b.extract_value(assembly(b, results, text, "=x,=&x,x,x,0", y, x, acc, ordered=ordered), 0)
