@@ -275,7 +275,8 @@ def test_every_scale_byte(name, count):
 def test_golden_products(name, n, theirs):
     """Weights and activations (with outliers) of ik_llama.cpp, whose error is the measure of ours.
 
-    Both have a float scale per 32 columns, or it has one per 256. LIMIT
+    We have a float scale per 32 columns of activations, it has that or one per 256. Roundings of the same step
+    differ by chance; of 48 numbers (three columns), the RMS by up to a tenth.
     """
     q, x = GOLDEN[name + ".q"], GOLDEN["act"]
     m = Matrix(name, *GOLDEN[name + ".deq"].shape, raw=q)
@@ -286,8 +287,7 @@ def test_golden_products(name, n, theirs):
     if m.is_float:
         assert error < 5e-7
     else:
-        print("RATIO", name, n, error / theirs)
-        assert error <= theirs * 1.05, (n, error, theirs)
+        assert error <= 1.1 * theirs, (n, error, theirs)
 
 
 # ---------------------------------------------------------------- other targets, guard pages

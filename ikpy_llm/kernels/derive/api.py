@@ -72,7 +72,8 @@ def dequantize(data, type_name: str, shape: tuple[int, int]) -> np.ndarray:
 def matmul(data, type_name: str, shape: tuple[int, int], x) -> np.ndarray:
     """x @ W.T with W quantized: float32 (n, columns) -> float32 (n, rows).
 
-    data, type_name, shape: as for dequantize. x is quantized to 8 bits (one scale per 32 columns), except for F32, F16 and BF16.
+    data, type_name, shape: as for dequantize. x is quantized to 8 bits (one scale per 32 columns), except for F32,
+    F16 and BF16.
     Raises ValueError as dequantize does, and for an x of another shape or with values that are not finite.
     """
     raw, name, rows, k = _checked(data, type_name, shape)
