@@ -42,6 +42,8 @@ specs = {
     "attend": jit.Kernel("attention.attend", k_dim=64, v_dim=64),
     "add": jit.Kernel("rowwise.add"),
 }
+if simd.TARGET.name == "avx512":
+    specs["quantized"] = jit.Kernel("attention.attend", k_dim=64, v_dim=64, k_type="q8_0", v_type="q8_0")
 print(json.dumps({name: jit.assembly(spec) for name, spec in specs.items()}))
 """
 
@@ -119,6 +121,19 @@ def test_attention_keeps_its_sums_in_registers(name, instruction):
     assert len(found) >= 4, "scores and sums, of full and of narrow tiles"
     for body in found:
         assert not stack_vectors(body), "\n".join(body)
+
+
+@pytest.mark.skipif(not X86, reason="x86-64 code")
+def test_integer_attention_keeps_its_sums_in_registers():
+    """Of full and of narrow tiles: scores by vpdpbusd, sums over values by vpdpwssd."""
+    found = loops(assembly_of("avx512")["quantized"])
+    texts = ["\n".join(body) for body in found]
+    inner = [body for body, text in zip(found, texts, strict=True) if not any(t != text and t in text for t in texts)]
+    for instruction, sums in ("vpdpbusd", 6), ("vpdpwssd", 6):
+        bodies = [body for body in inner if sum(instruction in line for line in body) >= sums]
+        assert len(bodies) >= 2, instruction
+        for body in bodies:
+            assert not stack_vectors(body), "\n".join(body)
 
 
 def is_product(body, instruction):

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from .attention_int import keys_bytes, keys_reader, query_bytes, values_bytes, values_reader
 from .attention_layout import BLOCK, CHUNK, HEADER, SPLIT_TOKENS, partial_bytes
 from .attention_tile import CACHE_LINE, FEW, LOG2E, LOWEST, ROWS, TILES, VECTOR, exp2, first_visible, tile_of
 from .hadamard import rotation
-from .kv_decode import block_decoder
 from .kv_types import COLUMNS, KVType, kv_type
 from .simd import (
     F32,
@@ -83,7 +83,7 @@ def _nothing(address):
 
 
 def _block_of(kv: KVType, keys: bool, dim: int):
-    """(function that turns a block of a cache of this type into f32, memory for that)."""
+    """(function that decodes a block of a quantized cache, memory for that)."""
     if kv.is_plain:
 
         @inline
@@ -91,7 +91,9 @@ def _block_of(kv: KVType, keys: bool, dim: int):
             pass
 
         return nothing, stack(64)
-    return block_decoder(kv, keys, dim, BLOCK), stack(BLOCK * dim * 4)
+    if keys:
+        return keys_reader(kv, dim), stack(keys_bytes(dim))
+    return values_reader(kv, dim), stack(values_bytes(dim))
 
 
 def attend(
@@ -125,8 +127,8 @@ def attend(
         if not kv.is_plain and dim % COLUMNS:
             raise ValueError(f"attention with heads of {dim} in {kv.name}: accepted are multiples of {COLUMNS}")
     clear, join, finish = _join(v_dim)
-    start, step, take = tile_of(ROWS, k_dim, v_dim, k_kv, v_kv, latent, softcap)
-    start_few, step_few, take_few = tile_of(FEW, k_dim, v_dim, k_kv, v_kv, latent, softcap)
+    prepare, start, step, take = tile_of(ROWS, k_dim, v_dim, k_kv, v_kv, latent, softcap)
+    prepare_few, start_few, step_few, take_few = tile_of(FEW, k_dim, v_dim, k_kv, v_kv, latent, softcap)
     v_columns = k_dim if latent else v_dim
     k_cell, v_cell = k_kv.row_bytes(k_dim), v_kv.row_bytes(v_columns)
     decode_k, k_block = _block_of(k_kv, True, k_dim)
@@ -137,6 +139,8 @@ def attend(
     totals_of = stack(TILES * ROWS * part_step)
     part_of = stack(part_step)
     works_of = stack(TILES * work_step)
+    q_step = k_row * ROWS if k_kv.is_plain else query_bytes(ROWS, k_dim)
+    prepared_of = stack(64 if k_kv.is_plain else TILES * q_step)
     k_quantized, v_quantized = not k_kv.is_plain, not v_kv.is_plain
     rotate_q = rotation(k_dim) if khad else _nothing
     rotate_y = rotation(v_dim) if vhad else _nothing
@@ -191,7 +195,7 @@ def attend(
         item_rows = min(max(n_tiles * n_head_kv * n_spans // (4 * nth), 1), TILES) * ROWS  # results do not depend on it
         n_parts = (n_rows + item_rows - 1) // item_rows
         queries, totals, part, works = queries_of(), totals_of(), part_of(), works_of()
-        keys_of_block, values_of_block = k_block(), v_block()
+        keys_of_block, values_of_block, prepared = k_block(), v_block(), prepared_of()
         n_items = n_parts * n_head_kv * n_spans
         for index in range(n_items):
             turn = index % (2 * nth)
@@ -206,6 +210,15 @@ def attend(
             used = min(item_rows, n_rows - row0)
             keys, values = kcache + head * n_cells * k_cell, vcache + head * n_cells * v_cell
             gather(q, queries, row0, used, group, first_head + head * group, n_head_all, scale * LOG2E)
+            rows = queries
+            if k_quantized:
+                rows = prepared
+                for tile in range(0, used, ROWS):
+                    left, target = min(ROWS, used - tile), prepared + tile // ROWS * q_step
+                    if left > FEW:
+                        prepare(queries + tile * k_row, left, target)
+                    else:
+                        prepare_few(queries + tile * k_row, left, target)
             for row in range(used):
                 clear(totals + row * part_step)
             first = first_visible(pos0 + row0 // group, window)
@@ -232,22 +245,21 @@ def attend(
                     ahead = BLOCK if block + BLOCK <= pos_high else 0
                     if k_quantized:
                         decode_k(at_k, keys_of_block, ahead * k_cell)
-                        at_k = keys_of_block
                     if v_quantized:
                         decode_v(at_v, values_of_block, ahead * v_cell)
-                        at_v = values_of_block
+                    at = at_k, at_v, keys_of_block, values_of_block
                     for tile in range(0, used, ROWS):
                         left, r = min(ROWS, used - tile), row0 + tile
                         low = pos0 + r // group
                         if block > pos0 + (r + left - 1) // group or block + BLOCK <= first_visible(low, window):
                             continue
-                        at_q, work, near = queries + tile * k_row, works + tile // ROWS * work_step, ahead
+                        at_q, work, near = rows + tile // ROWS * q_step, works + tile // ROWS * work_step, ahead
                         if tile > 0:
                             near = 0  # the first tile has asked for it
                         if left > FEW:
-                            step(at_q, left, work, at_k, at_v, block, end, low, r, group, pos0, window, limit, near)
+                            step(at_q, left, work, at, block, end, r, group, pos0, window, limit, near)
                         else:
-                            step_few(at_q, left, work, at_k, at_v, block, end, low, r, group, pos0, window, limit, near)
+                            step_few(at_q, left, work, at, block, end, r, group, pos0, window, limit, near)
                 for tile in range(0, used, ROWS):
                     left, work = min(ROWS, used - tile), works + tile // ROWS * work_step
                     for row in range(left):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import attention_latent
+from .attention_int import query_writer, scorer, weigher
 from .attention_layout import BLOCK, HEADER
 from .simd import (
     F16,
@@ -151,14 +152,21 @@ def _weigh(n_rows, wide, elem):
     return weigh
 
 
+@inline
+def _nothing(*words):
+    """In place of a function that is not called."""
+
+
 def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
-    """The inner loops for a tile of n_rows rows: `start` empties its work area, `step` adds the positions of a block,
+    """The inner loops for a tile of n_rows rows: `prepare` rounds queries (for quantized keys), `start` empties a work
+    area, `step` adds the positions of a block,
     `take` copies m, l and sums of a row out as a partial.
 
     Work area: scores [BLOCK / PANEL][n_rows][PANEL]; m and a vector of l per row; sums [v_dim / PANEL][n_rows][PANEL],
     and the rest of v_dim likewise.
     """
-    k_elem, v_elem = (kv.name if kv.is_plain else "f32" for kv in (k_kv, v_kv))  # quantized blocks come decoded
+    k_quantized, v_quantized = not k_kv.is_plain, not v_kv.is_plain
+    k_elem, v_elem = (kv.name if kv.is_plain else "f32" for kv in (k_kv, v_kv))
     read, k_size, v_size = reader(k_elem, WIDE), ELEMENT_BYTES[k_elem], ELEMENT_BYTES[v_elem]
     n_scores, k_row, panel_step = n_rows * WIDE, k_dim * 4, k_dim * LANES * k_size
     n_wide, n_rest = v_dim // PANEL, v_dim % PANEL // LANES  # PANEL is also the width of WIDE vectors of V
@@ -169,10 +177,6 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
     at_sums = at_l + n_rows * VECTOR
     at_rest = at_sums + n_wide * n_rows * PANEL * 4
     v_step = (k_dim if latent else v_dim) * v_size
-    k_next, v_next = (
-        k_dim * k_size * k_kv.is_plain,
-        v_step * v_kv.is_plain,
-    )  # 0: not read from the cache
 
     @inline
     def score_panels(queries, panel, scores, ahead):
@@ -185,6 +189,12 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
         tile_store(scores, VECTOR, acc)
 
     score = attention_latent.score(n_rows, k_dim, PANEL) if latent else score_panels
+
+    if k_quantized:
+        prepare, score_codes = query_writer(k_kv, n_rows, k_dim), scorer(k_kv, n_rows, k_dim, WIDE)
+    else:
+        prepare = score_codes = _nothing
+    weigh_codes = weigher(v_kv, n_rows, v_dim, WIDE) if v_quantized else _nothing
 
     @inline
     def limit(scores, cap):
@@ -241,16 +251,20 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
         for i in range(n_rows * (n_wide * WIDE + n_rest)):
             store(work + at_sums + i * VECTOR, splat(F32, np.float32(0)))
 
-    def step(queries, n_used, work, at_k, at_v, block, end, pos_low, row0, group, pos0, window, cap, ahead):
-        """Rows row0 .. row0 + n_used of a KV head (row = token * group + head), the first of them at position pos_low,
-        over the positions from `block` to `end` of a block whose keys and values begin at at_k and at_v; those needed
-        next are `ahead` positions on.
+    def step(queries, n_used, work, at, block, end, row0, group, pos0, window, cap, ahead):
+        """Rows row0 .. row0 + n_used of a KV head (row = token * group + head) over the positions from `block` to `end`
+        of a block. at: addresses of its keys and values in the cache and, where quantized, of the decoded ones; those
+        needed next are `ahead` positions on.
         """
+        (at_k, at_v, keys, values), pos_low = at, pos0 + row0 // group
         pos_high = pos0 + (row0 + n_used - 1) // group
         n = min(BLOCK, min(end, pos_high + 1) - block)
         for g in range(BLOCK // PANEL):
             scores = work + g * n_rows * PANEL * 4
-            score(queries, at_k + g * PANEL * k_dim * k_size, scores, ahead * k_next)
+            if k_quantized:
+                score_codes(queries, at_k, keys, g * WIDE, scores)
+            else:
+                score(queries, at_k + g * PANEL * k_dim * k_size, scores, ahead * k_dim * k_size)
             limit(scores, cap)
         if block + BLOCK - 1 > pos_low or block < first_visible(pos_high, window):
             for row in range(n_used):
@@ -261,11 +275,14 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
                     mask(at, block + i * LANES, first, pos)
         for row in range(n_used):
             soften(work, row)
+        if v_quantized:
+            weigh_codes(work, n_used, values, n, work + at_sums, work + at_rest)
+            return
         for s in range(n_wide):
             sums = work + at_sums + s * n_rows * PANEL * 4
-            weigh(sums, work, at_v + s * PANEL * v_size, v_step, n, ahead * v_next)
+            weigh(sums, work, at_v + s * PANEL * v_size, v_step, n, ahead * v_step)
         if n_rest > 0:
-            weigh_rest(work + at_rest, work, at_v + n_wide * PANEL * v_size, v_step, n, ahead * v_next)
+            weigh_rest(work + at_rest, work, at_v + n_wide * PANEL * v_size, v_step, n, ahead * v_step)
 
     @inline
     def take(work, row, part):
@@ -278,4 +295,4 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
             at = work + at_rest + (row * n_rest + s) * VECTOR
             store(part + (HEADER + n_wide * PANEL + s * LANES) * 4, load(F32, at))
 
-    return start, inline(step), take
+    return prepare, start, inline(step), take

@@ -1,0 +1,117 @@
+"""Attention at depth against this machine's roofs: types of the KV cache x head shapes, results/attention.json.
+
+python benchmarks/attention.py [--types f16,q8_0,q8_0/q4_0] [--shapes smollm2] [--depths 2048,8192] [--threads 2]
+
+Generation: one token in as many layers as exceed the last-level cache; share of read bandwidth. Prompts (--prompt N):
+N tokens after the depth; GMAC/s of scores and outputs, share of the rate of s8 dot products.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import statistics
+import threading
+import time
+
+import numpy as np
+import report
+
+from ikpy_llm.kernels import attention_layout, jit
+from ikpy_llm.kernels.derive import bench, roof
+
+SHAPES = {"smollm2": (9, 3, 64), "qwen05b": (14, 2, 64), "qwen15b": (12, 2, 128), "8b": (32, 8, 128)}
+STREAMED = 160 << 20  # bytes of cache that one run of the generation reads at least
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--types", default="f16,q8_0,q8_0/q4_0,q4_0", help="comma list of K or K/V")
+    parser.add_argument("--shapes", default=",".join(SHAPES))
+    parser.add_argument("--depths", default="2048,8192,16384")
+    parser.add_argument("--prompt", type=int, default=0, help="tokens of a prompt; 0: generation")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--name", default="attention", help="results/NAME.json; empty: none")
+    a = parser.parse_args()
+    rows = []
+    for types in a.types.split(","):
+        k, v = types.split("/") if "/" in types else (types, types)
+        for shape in a.shapes.split(","):
+            for depth in map(int, a.depths.split(",")):
+                rows.append(measure(k, v, shape, depth, a.prompt, a.threads, a.seconds))
+                r = rows[-1]
+                rate = f"{r['gmacs']:7.1f} GMAC/s" if a.prompt else f"{r['gbps']:6.2f} GB/s"
+                print(
+                    f"{types:12} {shape:8} {depth:6} {r['seconds'] * 1e6:9.1f} us {rate} {r['share']:6.1%}", flush=True
+                )
+    if a.name:
+        report.write(a.name, {"threads": a.threads, "rows": rows})
+
+
+def measure(k: str, v: str, shape: str, depth: int, prompt: int, threads: int, seconds: float) -> dict:
+    """One line of the table: median time of a layer."""
+    (n_head, n_head_kv, dim), n = SHAPES[shape], prompt or 1
+    n_cells = -(-(depth + n) // 256) * 256
+    sizes = [attention_layout.cache_bytes(name, n_head_kv, n_cells, dim) for name in (k, v)]
+    n_layers = 1 if prompt else -(-STREAMED // sum(sizes))
+    spec = jit.Kernel("attention.attend", **given(k_dim=dim, v_dim=dim, k_type=k, v_type=v))
+    fn = jit.function(jit.load([spec])[spec])
+    state, rng = np.array([n, depth, n, 0], np.int64), np.random.default_rng(0)
+    q, layers, held = rng.standard_normal((n, n_head, dim)).astype(np.float32), [], []
+    for _ in range(n_layers):
+        caches = [bench.allocate(size) for size in sizes]
+        for c in caches:
+            c[:] = 17
+        y, counters = np.zeros_like(q), np.zeros(attention_layout.n_counters(n_head), np.int64)
+        scratch = np.zeros(attention_layout.scratch_bytes(n, n_head, n_cells, dim), np.uint8)
+        words = q, *caches, y, n_head, n_head_kv, 0, n_head, n_cells, 0, dim**-0.5, 0.0, scratch, counters, state
+        held.append(words)
+        layers.append(jit.pack_words(words))
+    addresses = [ctypes.addressof(words) for words in layers]
+    before = roof.measure(threads, 0.2)
+    taken = timed(fn, addresses, threads, seconds)
+    after = roof.measure(threads, 0.2)
+    top = {key: (before[key] + after[key]) / 2 for key in after}
+    read = sum(sizes) * (depth + n) / n_cells
+    gbps, gmacs = read / taken / 1e9, n_head * n * (depth + (n + 1) / 2) * 2 * dim / taken / 1e9
+    share = gmacs / top["gmacs"] if prompt else gbps / top["gbps"]
+    row = {"k": k, "v": v, "shape": shape, "depth": depth, "prompt": prompt, "seconds": taken}
+    return row | {"gbps": gbps, "gmacs": gmacs, "share": share, "roof": top}
+
+
+def given(**words) -> dict:
+    return {name: value for name, value in words.items() if value != "f16"}
+
+
+def timed(fn, addresses: list[int], threads: int, seconds: float) -> float:
+    """Median seconds of one layer. Layers share nothing, so threads need not meet between them."""
+    times, barrier, go_on = [], threading.Barrier(threads), True
+
+    def work(ith: int):
+        nonlocal go_on
+        end = time.perf_counter() + seconds
+        while True:
+            barrier.wait()
+            if not go_on:
+                return
+            start = time.perf_counter()
+            for address in addresses:
+                fn(address, ith, threads)
+            barrier.wait()
+            if ith == 0:
+                times.append((time.perf_counter() - start) / len(addresses))
+                go_on = time.perf_counter() < end or len(times) < 4
+
+    others = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(1, threads)]
+    for t in others:
+        t.start()
+    work(0)
+    for t in others:
+        t.join()
+    return statistics.median(times[1:])
+
+
+if __name__ == "__main__":
+    main()
