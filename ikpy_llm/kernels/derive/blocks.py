@@ -3,16 +3,18 @@ field."""
 
 from __future__ import annotations
 
+import functools
 import types as pytypes
 
 from llvmlite import ir
 from numba import types
 from numba.core.typing.templates import AttributeTemplate, infer_getattr
-from numba.extending import intrinsic, lower_getattr_generic, models, register_model
+from numba.extending import lower_getattr_generic, models, register_model
 
 from ..quants.base import Quant
 from ..quants.grids import Table
 from ..simd.ops import byte_table, inline
+from ..simd.shared import intrinsic
 
 _SCALARS = {
     "f16": (types.float32, ir.HalfType()),
@@ -61,6 +63,7 @@ def _member(ctx, b, block, address, name):
     return (b.sext if member.spec[0] == "i" else b.zext)(value, ir.IntType(64))
 
 
+@functools.cache
 def block_at(quant: Quant):
     """Function address -> block of that type, for use in kernels."""
     block = Block(quant)
@@ -72,6 +75,7 @@ def block_at(quant: Quant):
     return at
 
 
+@functools.cache
 def compiled(fn):
     """A declaration's function for use in kernels: itself and the plain functions and tables of quants/ it calls become
     inlined Numba functions."""

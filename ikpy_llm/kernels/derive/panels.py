@@ -10,13 +10,13 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core.typing.templates import signature
-from numba.extending import intrinsic
 
 from ..quants import Quant
 from ..simd import memory, ops
 from ..simd.core import I32, Tile, Vec, broadcast, constant, held
 from ..simd.dots import Dots
 from ..simd.ops import F16, F32, I8L, I16V, I32V, LANES, U8, U8L, bits, cast, inline, load, splat
+from ..simd.shared import intrinsic
 from .layout import MIN_UNIT, NIBBLES, PanelLayout
 from .rows import row_functions
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 from llvmlite import ir
 from numba import types
 from numba.core.typing.templates import signature
-from numba.extending import intrinsic
 
 from ..simd import memory, ops
 from ..simd.core import I32, TARGET, Tile, Vec, assembly, broadcast, constant, fence
 from ..simd.dots import Dots
 from ..simd.ops import F32, I8V, I16V, I32V, LANES, U8
+from ..simd.shared import intrinsic
 from .layout import MAGIC_BITS
 
 U8_TILE8 = Tile(U8, 8)

@@ -10,8 +10,9 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin, models, register_model
+from numba.extending import lower_builtin, models, register_model
 
+from .shared import intrinsic, shared
 from .target import current
 
 TARGET = current()
@@ -158,36 +159,37 @@ def op(typer):
     A type passed as an argument (`cast(F32, v)`) reaches typer and body as that type. Tile arguments apply the
     body to each vector.
     """
+    return lambda body: _function_of(typer, body)
 
-    def decorate(body):
-        entry = OPS[body.__name__] = _Op(body.__name__, typer, body)
-        n = body.__code__.co_argcount - 2
-        names = ", ".join(f"a{i}" for i in range(n))
 
-        def build(arg_types):
-            plain = [a.instance_type if isinstance(a, types.TypeRef) else a for a in arg_types]
-            sig = entry.signature(plain)
-            if sig is None:
-                return None
-            sig = signature(sig.return_type, *arg_types)
+@shared
+def _function_of(typer, body):
+    entry = OPS[body.__name__] = _Op(body.__name__, typer, body)
+    n = body.__code__.co_argcount - 2
+    names = ", ".join(f"a{i}" for i in range(n))
 
-            def codegen(ctx, b, sig, values):
-                out = entry.emit(b, sig, values)
-                return ctx.get_dummy_value() if out is None else out
+    def build(arg_types):
+        plain = [a.instance_type if isinstance(a, types.TypeRef) else a for a in arg_types]
+        sig = entry.signature(plain)
+        if sig is None:
+            return None
+        sig = signature(sig.return_type, *arg_types)
 
-            return sig, codegen
+        def codegen(ctx, b, sig, values):
+            out = entry.emit(b, sig, values)
+            return ctx.get_dummy_value() if out is None else out
 
-        scope = {"build": build}
-        exec(
-            f"def {body.__name__}(typingctx{', ' if n else ''}{names}): return build([{names}])", scope
-        )  # intrinsics need a fixed arity
-        fn = scope[body.__name__]
-        fn.__doc__ = body.__doc__
-        out = intrinsic(fn)
-        out.op = entry
-        return out
+        return sig, codegen
 
-    return decorate
+    scope = {"build": build}
+    exec(
+        f"def {body.__name__}(typingctx{', ' if n else ''}{names}): return build([{names}])", scope
+    )  # intrinsics need a fixed arity
+    fn = scope[body.__name__]
+    fn.__doc__ = body.__doc__
+    out = intrinsic(fn)
+    out.op = entry
+    return out
 
 
 def call(b, name: str, ret, *values):

@@ -6,6 +6,7 @@ from llvmlite import ir
 from numba import njit, types
 
 from .core import F32T, I8, I32, I64, TARGET, Tile, Vec, broadcast, float_fn, op, to_lane
+from .shared import intrinsic, shared
 
 LANES = TARGET.lanes  # f32 lanes of a vector: also the number of rows in a weight panel
 F32, I32V, U32V = Vec("f32", LANES), Vec("i32", LANES), Vec("u32", LANES)
@@ -17,7 +18,7 @@ U16X8, U16X16 = Vec("u16", 8), Vec("u16", 16)
 U32X4, U32X8, I32X8, I8X32 = Vec("u32", 4), Vec("u32", 8), Vec("i32", 8), Vec("i8", 32)
 
 f32, i64 = types.float32, types.int64
-inline = njit(forceinline=True, error_model="numpy")  # for helper functions of kernels
+inline = shared(njit(forceinline=True, error_model="numpy"))  # for helper functions of kernels
 
 
 def _address(b, addr, ty):
@@ -54,7 +55,6 @@ def store(b, sig, addr, v):
 
 def _define_tile_ops():
     """Tile constructors need the literal n, so they are intrinsics of their own."""
-    from numba.extending import intrinsic
 
     def maker(name, doc, element, n_args, result=lambda vt: vt):
         names = [f"a{i}" for i in range(n_args)]
