@@ -100,6 +100,7 @@ def minimum_of_nan():
 def load_store():
     def kernel(x, out, ith, nth):
         simd.prefetch(x)
+        simd.prefetch_l2(x)
         simd.store(out, simd.load(U8, x + 1))
         simd.store(out + SLOT, simd.splat_load(F32, x + 3))
         simd.store(out + 2 * SLOT, simd.splat4(U8, x + 5))

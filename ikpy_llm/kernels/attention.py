@@ -29,7 +29,7 @@ from .simd import (
     load,
     load_f32,
     load_i64,
-    prefetch,
+    prefetch_l2,
     reduce_max,
     splat,
     stack,
@@ -225,9 +225,9 @@ def attend(
             chunk0 = max(first_chunk + span, first // CHUNK)
             cell = max(chunk0 * CHUNK, first // BLOCK * BLOCK) % n_cells
             for i in range(0, BLOCK * k_cell, CACHE_LINE):
-                prefetch(keys + cell * k_cell + i)
+                prefetch_l2(keys + cell * k_cell + i)
             for i in range(0, BLOCK * v_cell, CACHE_LINE):
-                prefetch(values + cell * v_cell + i)
+                prefetch_l2(values + cell * v_cell + i)
             pos_high = pos0 + (row0 + used - 1) // group
             for chunk in range(chunk0, first_chunk + span + 1 if split else end_chunk):
                 begin, end = chunk * CHUNK, min((chunk + 1) * CHUNK, pos_high + 1)

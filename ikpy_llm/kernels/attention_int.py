@@ -33,7 +33,7 @@ from .simd import (
     load,
     maximum,
     ops,
-    prefetch,
+    prefetch_l2,
     reduce_add,
     reduce_max,
     rint,
@@ -138,7 +138,7 @@ def keys_reader(kv: KVType, k_dim: int):
         for p in range(BLOCK // LANES):
             panel = cache + p * panel_bytes
             for i in range(0, panel_bytes, 64):
-                prefetch(panel + ahead + i)
+                prefetch_l2(panel + ahead + i)
             for g in range(groups):
                 n = p * groups + g
                 read_scales(panel, g, target + n * 2 * VECTOR, target + n * 2 * VECTOR + VECTOR)
@@ -224,7 +224,7 @@ def values_reader(kv: KVType, v_dim: int):
         for p in range(BLOCK // LANES):
             panel = cache + p * panel_bytes
             for i in range(0, panel_bytes, 64):
-                prefetch(panel + ahead + i)
+                prefetch_l2(panel + ahead + i)
             for g in range(groups):
                 scales = target + at_scales + (g * 2 * BLOCK + p * LANES) * 4
                 read_scales(panel, g, scales, scales + BLOCK * 4)

@@ -7,7 +7,7 @@ from numba import types
 from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
-from .simd import F16, F32, LANES, TARGET, Tile, cast, inline, outer_fma, prefetch, tile_load, tile_zeros
+from .simd import F16, F32, LANES, TARGET, Tile, cast, inline, outer_fma, prefetch_l2, tile_load, tile_zeros
 from .simd.memory import emit_offset, emit_store, f32
 from .simd.ops import reduce_add
 
@@ -42,7 +42,7 @@ def score(n_rows: int, k_dim: int, n_positions: int):
     """Function (queries, keys, scores, ahead) as attention's: scores[row][position] of n_positions cells at keys; those
     needed next are `ahead` bytes on. A sum runs over d in LANES parts, which are added by halves.
     """
-    at_once = min(n_rows, ROWS)
+    at_once = next(n for n in range(ROWS, 0, -1) if n_rows % n == 0)
     put, n_sums, k_row, step = _store_sums(at_once), at_once * CELLS, k_dim * 4, k_dim * 2
 
     @inline
@@ -56,6 +56,6 @@ def score(n_rows: int, k_dim: int, n_positions: int):
                     acc = outer_fma(acc, tile_load(F32, at_once, queries + row * k_row + d * 4, k_row), k)
                 put(scores + (row * n_positions + first) * 4, n_positions * 4, acc)
             for i in range(0, CELLS * step, 64):
-                prefetch(cells + ahead + i)
+                prefetch_l2(cells + ahead + i)
 
     return score

@@ -29,7 +29,7 @@ from .simd import (
     load_f32,
     maximum,
     outer_fma,
-    prefetch,
+    prefetch_l2,
     reduce_add,
     reduce_max,
     select,
@@ -44,7 +44,7 @@ from .simd import (
 from .simd.mathfn import tanh
 
 ROWS = 6  # rows of a full tile; ROWS * WIDE sums, WIDE loads and a broadcast fit the registers
-FEW = 3  # rows of the narrow tile for what is left over: generation with few heads per KV head
+FEW = 4  # rows of the narrow tile for what is left over: generation with few heads per KV head
 WIDE = 4 if TARGET.name in ("avx512", "neon") else 2  # vectors side by side: panels of K, parts of a row of V
 TILES = 4  # full tiles of an item: they use a chunk of K and V again from the L2 cache
 CACHE_LINE = 64
@@ -110,7 +110,7 @@ _fold_add, _fold_max = _fold(_plus), _fold(maximum)
 def _prefetch(address):
     """Ask for what one step of the inner loops reads: PANEL f16 values."""
     for i in range(0, PANEL * 2, CACHE_LINE):
-        prefetch(address + i)
+        prefetch_l2(address + i)
 
 
 def reader(elem: str, n: int):

@@ -3,8 +3,8 @@ address. Imports no Numba.
 
 Panel: W rows (W = f32 lanes of the target) woven together so that one vector load holds 4 columns of W rows. It is a
 sequence of super-blocks of 256 columns (the last may have fewer). A super-block of n blocks of 32 columns is:
-    planes   one per group of w bits of the codes, low bits first: n blocks of 4 * w * W bytes. Vector v of 8 holds
-             columns 4v..4v+3 (byte 4r+i: row r, column 4v+i); 8/w consecutive vectors share a vector of the plane
+    codes    n blocks of 4 * bits * W bytes: `bits` vectors, in which the codes of 8 lie as panels.code_pieces says;
+             vector v of the 8 holds columns 4v..4v+3 (byte 4r+i: row r, column 4v+i)
     scales   f16[n * 32/group][W], a byte [n * 32/sub][W], or 4 bits: sub-blocks 2j and 2j+1 in the nibbles of a byte
     mins     f16[n][W], or byte pairs [n * 32/sub / 2][W][2], or the high nibbles of 4-bit scales
     d, dmin  f16[W] each, where scales and mins are integers
@@ -55,9 +55,9 @@ class PanelLayout:
     w: int
 
     @property
-    def plane_bytes(self) -> tuple[int, ...]:
-        """Bytes of each plane per 32-column block."""
-        return tuple(4 * bits * self.w for bits in self.quant.planes)
+    def code_bytes(self) -> int:
+        """Bytes of the codes per 32-column block."""
+        return 4 * self.quant.bits * self.w
 
     @property
     def subs(self) -> int:
@@ -85,7 +85,7 @@ class PanelLayout:
     @property
     def block_bytes(self) -> int:
         """Bytes per 32-column block, all parts."""
-        return sum(self.plane_bytes) + self.scale_bytes + self.min_bytes
+        return self.code_bytes + self.scale_bytes + self.min_bytes
 
     @property
     def fixed_bytes(self) -> int:

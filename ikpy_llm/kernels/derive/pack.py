@@ -8,7 +8,7 @@ from ..quants import get
 from ..simd import ops
 from ..simd.ops import LANES, stack
 from .layout import NIBBLES, PanelLayout
-from .panels import rows_to_tile, tile_to_planes
+from .panels import rows_to_tile, tile_to_codes
 from .rows import row_functions
 
 
@@ -21,10 +21,10 @@ def pack(type: str):
 
 def _pack_quant(q):
     layout, rows = PanelLayout(q, LANES), row_functions(q)
-    to_tile, to_planes, buffer = rows_to_tile(q), tile_to_planes(q), stack(32 * LANES)
+    to_tile, to_codes, buffer = rows_to_tile(q), tile_to_codes(q), stack(32 * LANES)
     lanes, block_bytes, per_block = LANES, q.n_bytes, max(q.block // 32, 1)
-    planes, subs = sum(layout.plane_bytes), layout.subs
-    min_base = planes + layout.scale_bytes
+    code_bytes, subs = layout.code_bytes, layout.subs
+    min_base = code_bytes + layout.scale_bytes
     fixed, panel_block, header, meta = layout.fixed_bytes, layout.block_bytes, layout.header_bytes, q.meta
     row_scale, gain = rows.row, np.float32(q.gain)
     store_scale = _scale_store(q, layout, rows)
@@ -53,12 +53,12 @@ def _pack_quant(q):
                     at = (b0 + b) // per_block * block_bytes
                     j0 = (b0 + b) % per_block * subs
                     to_tile(first + at, row_stride, valid, j0, tile)
-                    to_planes(tile, p, n, b)
+                    to_codes(tile, p, n, b)
                     for s in range(subs):
                         j = b * subs + s
                         for r in range(lanes):
                             block = first + at + r * row_stride
-                            store_scale(p + n * planes, j, r, block, j0 + s, r < valid)
+                            store_scale(p + n * code_bytes, j, r, block, j0 + s, r < valid)
                             store_min(p + n * min_base, j, r, block, j0 + s, r < valid)
                             store_shift(p + n * panel_block, j, r, block, j0 + s, r < valid)
                 for r in range(lanes):

@@ -73,7 +73,7 @@ def decode_block(q: Quant):
     """Function (super-block address, blocks in it, block) -> Tile(U8, 8): vector v = columns 4v..4v+3 of W rows,
     levels already looked up and shifted, as products read them (Dots.stored)."""
     layout = PanelLayout(q, LANES)
-    shifts, size = _shift_reader(q, layout), sum(layout.plane_bytes)
+    shifts, size = _shift_reader(q, layout), layout.code_bytes
     tile = Tile(U8, 8)
 
     @intrinsic
@@ -115,13 +115,13 @@ def _for_products(b, q, codes):
 def _shift_reader(q: Quant, layout: PanelLayout):
     """Function (builder, super-block, blocks in it, block) -> U8 per sub-block of the block: the shift in all four
     columns of the rows whose shift bit is set."""
-    embedded, planes, subs, delta = not q.shift_words, sum(layout.plane_bytes), layout.subs, 0x01010101 * q.shift
+    embedded, code_bytes, subs, delta = not q.shift_words, layout.code_bytes, layout.subs, 0x01010101 * q.shift
     word = ir.VectorType(ir.IntType(8 if embedded else 16), LANES)
 
     def read(b, p, n, block):
         first = b.mul(block, n.type(subs))
         if embedded:
-            at = b.add(b.add(p, b.mul(n, n.type(planes))), b.mul(first, n.type(LANES)))
+            at = b.add(b.add(p, b.mul(n, n.type(code_bytes))), b.mul(first, n.type(LANES)))
         else:
             at = b.add(b.add(p, b.mul(n, n.type(layout.block_bytes))), n.type(layout.fixed_bytes - 2 * LANES))
         out = []
@@ -139,7 +139,7 @@ def scale_reader(q: Quant):
     """Functions d(super-block, n) -> F32 and scale(super-block, n, j, d) -> F32 of sub-block j for W rows; scale
     includes d, but not the scales of rows."""
     layout = PanelLayout(q, LANES)
-    planes, fixed, group, sub, unit = sum(layout.plane_bytes), layout.block_bytes, q.group, q.sub, np.float32(q.unit)
+    code_bytes, fixed, group, sub, unit = layout.code_bytes, layout.block_bytes, q.group, q.sub, np.float32(q.unit)
     stored, to_float = stored_scales(q, layout), scale_vector(q.scales)
     if q.block_d:
 
@@ -149,7 +149,7 @@ def scale_reader(q: Quant):
 
         @inline
         def scale(p, n, j, d):
-            return to_float(stored(p + n * planes, j)) * d
+            return to_float(stored(p + n * code_bytes, j)) * d
 
         return d, scale
 
@@ -166,17 +166,17 @@ def scale_reader(q: Quant):
 
         @inline
         def scale(p, n, j, d):
-            return cast(F32, load(F16, p + n * planes + j * sub // group * (2 * LANES)))
+            return cast(F32, load(F16, p + n * code_bytes + j * sub // group * (2 * LANES)))
     elif q.unit != 1:
 
         @inline
         def scale(p, n, j, d):
-            return to_float(stored(p + n * planes, j)) * unit
+            return to_float(stored(p + n * code_bytes, j)) * unit
     else:
 
         @inline
         def scale(p, n, j, d):
-            return to_float(stored(p + n * planes, j))
+            return to_float(stored(p + n * code_bytes, j))
 
     return d, scale
 
@@ -248,8 +248,8 @@ def min_reader(q: Quant):
     I16V of sub-blocks 2jj, 2jj+1 interleaved by row, and unit(super-block, n) -> F32, -dmin / MIN_UNIT. None for types
     without."""
     layout = PanelLayout(q, LANES)
-    planes, fixed, factor = sum(layout.plane_bytes), layout.block_bytes, np.float32(-q.unit / MIN_UNIT)
-    base = planes + layout.scale_bytes
+    code_bytes, fixed, factor = layout.code_bytes, layout.block_bytes, np.float32(-q.unit / MIN_UNIT)
+    base = code_bytes + layout.scale_bytes
     if q.mins is None:
         return None
     if q.mins == "f16":
@@ -263,7 +263,7 @@ def min_reader(q: Quant):
 
         @inline
         def pairs(p, n, jj):
-            at = p + n * planes + jj * (2 * LANES)
+            at = p + n * code_bytes + jj * (2 * LANES)
             a, b = ops.field(load(U8L, at), 4, 4), ops.field(load(U8L, at + LANES), 4, 4)
             return cast(I16V, ops.join(ops.interleave_low(a, b), ops.interleave_high(a, b)))
     else:
@@ -323,9 +323,9 @@ def _scatter_words(n_codes: int):
     return scatter
 
 
-def tile_to_planes(q: Quant):
+def tile_to_codes(q: Quant):
     """Function (tile u8[8][W][4], super-block address, blocks in it, block): pack the code vectors of a block."""
-    size = sum(PanelLayout(q, LANES).plane_bytes)
+    size = PanelLayout(q, LANES).code_bytes
 
     @intrinsic
     def pack(typingctx, tile, p, n, block):

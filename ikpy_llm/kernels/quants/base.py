@@ -74,10 +74,6 @@ class Quant:
     is_float = False
 
     @property
-    def planes(self) -> tuple[int, ...]:
-        return (self.bits,)
-
-    @property
     def top(self) -> int:
         """The largest code, or level of a code: some instruction sets multiply small ones faster."""
         return max(self.levels or [2**self.bits - 1]) + self.shift

@@ -6,7 +6,7 @@ Types    F32 I32V U32V F16 U16 (LANES elements), U8 I8V I16V (as many bytes as F
 Use      + - * / & | ^ << >> and comparisons on vectors and tiles, a scalar beside a vector is splat; every op below
          takes tiles too.
 Memory   load(VT, addr) store(addr, v) splat(VT, x) splat_load(VT, addr) splat4(VT, addr) zeros(VT) iota(VT)
-         prefetch(addr)
+         prefetch(addr), prefetch_l2(addr)
          tile_zeros(VT, n) tile_load(VT, n, addr, stride) tile_splat(...) tile_splat4(...) get(tile, i)
          tile_store(addr, stride, tile) outer_fma(acc, x, y)
          load_u8 load_i8 load_u16 load_i16 load_i32 load_u32 load_i64 load_f16 load_f32 (addr) -> int64 or float32;

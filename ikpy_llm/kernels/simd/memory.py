@@ -144,19 +144,25 @@ def _define_tile_ops():
 tile_zeros, tile_load, tile_splat, tile_splat4, get, tile_store, outer_fma = _define_tile_ops()
 
 
-def emit_prefetch(b, addr, write: bool = False):
+def emit_prefetch(b, addr, write: bool = False, level: int = 1):
     from numba.core import cgutils
 
     p = b.inttoptr(addr, I8.as_pointer())
     fn_type = ir.FunctionType(ir.VoidType(), [p.type, I32, I32, I32])
     fn = cgutils.get_or_insert_function(b.module, fn_type, "llvm.prefetch.p0")
-    b.call(fn, [p, I32(int(write)), I32(3), I32(1)])
+    b.call(fn, [p, I32(int(write)), I32(4 - level), I32(1)])
 
 
 @op(lambda addr: types.void)
 def prefetch(b, sig, addr):
     """Ask for the cache line at address."""
     emit_prefetch(b, addr)
+
+
+@op(lambda addr: types.void)
+def prefetch_l2(b, sig, addr):
+    """Ask for the cache line at address, into the second-level cache: for more than the first has room for."""
+    emit_prefetch(b, addr, level=2)
 
 
 def _scalar_op(name, elem):
