@@ -20,7 +20,7 @@ CHUNK = 1 << 24  # weights at a time
 def is_small(t) -> bool:
     """Whether the tensor's type has less than 8 bits per weight, so that Q8_0 is a wider one."""
     info = table.by_name(t.type_name)
-    return not get(t.type_name).is_float and 8 * info.bytes < 8 * info.block
+    return not get(t.type_name).is_float and info.bytes < info.block
 
 
 def is_made(t) -> bool:

@@ -65,7 +65,7 @@ class Dots:
     def close(self, b, acc, partial):
         if not TARGET.pairs16:
             return partial
-        return _product_added(b, "vpmaddwd", "vpaddd", acc, partial, held(b, constant(_PAIRS, 1)), ordered=True)
+        return _product_added(b, "vpmaddwd", "vpaddd", acc, partial, held(b, constant(_PAIRS, 1)), ordered=self.centred)
 
 
 def _product_added(b, multiply: str, add: str, acc, x, y, ordered: bool = False):
