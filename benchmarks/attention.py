@@ -11,9 +11,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
-import statistics
-import threading
-import time
 
 import numpy as np
 import report
@@ -71,7 +68,7 @@ def measure(k: str, v: str, shape: str, depth: int, prompt: int, threads: int, s
         layers.append(jit.pack_words(words))
     addresses = [ctypes.addressof(words) for words in layers]
     before = roof.measure(threads, 0.2)
-    taken = timed(fn, addresses, threads, seconds)
+    taken = bench.median_run(fn, addresses, threads, seconds) / len(addresses)  # layers share nothing
     after = roof.measure(threads, 0.2)
     top = {key: (before[key] + after[key]) / 2 for key in after}
     read = sum(sizes) * (depth + n) / n_cells
@@ -83,34 +80,6 @@ def measure(k: str, v: str, shape: str, depth: int, prompt: int, threads: int, s
 
 def given(**words) -> dict:
     return {name: value for name, value in words.items() if value != "f16"}
-
-
-def timed(fn, addresses: list[int], threads: int, seconds: float) -> float:
-    """Median seconds of one layer. Layers share nothing, so threads need not meet between them."""
-    times, barrier, go_on = [], threading.Barrier(threads), True
-
-    def work(ith: int):
-        nonlocal go_on
-        end = time.perf_counter() + seconds
-        while True:
-            barrier.wait()
-            if not go_on:
-                return
-            start = time.perf_counter()
-            for address in addresses:
-                fn(address, ith, threads)
-            barrier.wait()
-            if ith == 0:
-                times.append((time.perf_counter() - start) / len(addresses))
-                go_on = time.perf_counter() < end or len(times) < 4
-
-    others = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(1, threads)]
-    for t in others:
-        t.start()
-    work(0)
-    for t in others:
-        t.join()
-    return statistics.median(times[1:])
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def test_experts_of_many_types():
     for repack in True, False:
         with opened("qwen3moe.mix", repack=repack) as model:
             logits = model.logits(golden["long.ids"])
-        assert clear_mean(abs(logits - expected)) < 0.0196, repack  # ik_llama.cpp, all positions
+        assert abs(logits - expected).mean() < 0.0196, repack  # ik_llama.cpp's
         assert (logits.argmax(1) == expected.argmax(1)).mean() > 0.96
 
 

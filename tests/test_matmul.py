@@ -276,7 +276,8 @@ def test_golden_products(name, n, theirs):
     """Weights and activations (with outliers) of ik_llama.cpp, whose error is the measure of ours.
 
     We have a float scale per 32 columns of activations, it has that or one per 256. Roundings of the same step
-    differ by chance; of 48 numbers (three columns), the RMS by up to a tenth.
+    differ by chance; of 48 numbers (three columns), the RMS by up to a tenth. Where it has one per 256 (its error is
+    then above 1.4e-2, for three columns above 1.7e-2) ours must not be larger than its own.
     """
     q, x = GOLDEN[name + ".q"], GOLDEN["act"]
     m = Matrix(name, *GOLDEN[name + ".deq"].shape, raw=q)
@@ -287,7 +288,8 @@ def test_golden_products(name, n, theirs):
     if m.is_float:
         assert error < 5e-7
     else:
-        assert error <= 1.1 * theirs, (n, error, theirs)
+        fine = 1.4e-2 if n == 64 else 1.7e-2
+        assert error <= (min(1.1 * theirs, fine) if theirs < fine else theirs), (n, error, theirs)
 
 
 # ---------------------------------------------------------------- other targets, guard pages

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import struct
-import tempfile
 import zlib
 from pathlib import Path
 
@@ -41,6 +40,8 @@ def save(path, session, tokens: list[int]) -> int:
             f"{path}: {n} tokens cannot be saved: the cache has {session.position} positions, and layers with a "
             "sliding window hold only the newest"
         )
+    import tempfile  # 8 ms that a start without a session file does not need
+
     head = json.dumps(description(session, n, session.written)).encode()
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name + ".", delete=False) as file:

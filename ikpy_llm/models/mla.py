@@ -13,6 +13,7 @@ import numpy as np
 
 from ikpy_llm.engine.graph import Graph, Value
 from ikpy_llm.engine.params import Params
+from ikpy_llm.engine.requant import q8_0
 from ikpy_llm.engine.rope import Angles
 from ikpy_llm.errors import ModelFileError
 from ikpy_llm.kernels.derive.api import dequantize
@@ -151,7 +152,4 @@ def encoded(x: np.ndarray, kind: str) -> np.ndarray:
         return np.ascontiguousarray(x)
     if kind != "Q8_0":
         return x.astype({"F16": np.float16, "F32": np.float32}[kind])
-    blocks = np.ascontiguousarray(x).reshape(-1, 32)
-    d = abs(blocks).max(1, keepdims=True) / 127
-    codes = np.rint(np.divide(blocks, d, out=np.zeros_like(blocks), where=d > 0)).astype(np.int8)
-    return np.concatenate([d.astype(np.float16).view(np.uint8), codes.view(np.uint8)], 1)
+    return q8_0(x)

@@ -26,11 +26,10 @@ def allocate(n_bytes: int) -> np.ndarray:
     return flat[skip : skip + n_bytes]
 
 
-def _times(spec: jit.Kernel, words: list, threads: int, seconds: float) -> list[float]:
-    fn = jit.function(jit.load([spec])[spec])
-    args = jit.pack_words(words)
-    address, times, go_on = ctypes.addressof(args), [], True
-    barrier = threading.Barrier(threads)
+def median_run(fn, addresses: list[int], threads: int, seconds: float) -> float:
+    """Median seconds of calling fn on `threads` threads with each block of words in turn; the first round is warm-up.
+    Threads meet only before and after a round, so calls of one round must not depend on each other."""
+    times, barrier, go_on = [], threading.Barrier(threads), True
 
     def work(ith: int):
         nonlocal go_on
@@ -40,7 +39,8 @@ def _times(spec: jit.Kernel, words: list, threads: int, seconds: float) -> list[
             if not go_on:
                 return
             start = time.perf_counter()
-            fn(address, ith, threads)
+            for address in addresses:
+                fn(address, ith, threads)
             barrier.wait()
             if ith == 0:
                 times.append(time.perf_counter() - start)
@@ -52,12 +52,13 @@ def _times(spec: jit.Kernel, words: list, threads: int, seconds: float) -> list[
     work(0)
     for t in others:
         t.join()
-    return times[1:]
+    return statistics.median(times[1:])
 
 
 def median_time(spec: jit.Kernel, words: list, threads: int, seconds: float = 0.3) -> float:
     """Median run of a kernel on `threads` threads, in seconds; the first run is warm-up."""
-    return statistics.median(_times(spec, words, threads, seconds))
+    args = jit.pack_words(words)
+    return median_run(jit.function(jit.load([spec])[spec]), [ctypes.addressof(args)], threads, seconds)
 
 
 def acts(x: np.ndarray, t: int, types: list[str]) -> tuple[ActsLayout, np.ndarray]:
