@@ -47,4 +47,4 @@ def ikpy():
     return run
 
 
-KEPT = ("IKPY_CACHE", "IKPY_TARGET")  # where things are, not what is done with them
+KEPT = ("IKPY_CACHE", "IKPY_TARGET", "IKPY_EMULATE")  # where things are, not what is done with them

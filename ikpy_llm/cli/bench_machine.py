@@ -31,7 +31,7 @@ def _fixed() -> dict[str, object]:
 
     facts = {
         "cpu_info": cpu_name(),
-        "target": jit.target.current().name,
+        "target": jit.target.current().title,
         "cores_allowed": jit.available_cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "python": platform.python_version(),

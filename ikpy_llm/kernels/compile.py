@@ -23,7 +23,7 @@ from numba.core import codegen, compiler, cpu, typed_passes, untyped_passes
 from numba.core.compiler_machinery import PassManager
 
 from . import jit
-from .simd import arm, target, x86  # noqa: F401  (arm, x86: native bodies register themselves)
+from .simd import arm, emulated, target, x86  # noqa: F401  (arm, x86, emulated: bodies register themselves)
 
 
 def _take_ir_only() -> None:

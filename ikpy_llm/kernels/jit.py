@@ -242,7 +242,7 @@ def compile_missing(specs: list[Kernel], progress=None) -> None:
     """
     queue, done, failed, lock = list(specs), 0, [], threading.Lock()
     n_children = min(len(specs), available_cores())
-    log.info("compiling %d kernels for %s in %d processes", len(specs), target.current().name, n_children)
+    log.info("compiling %d kernels for %s in %d processes", len(specs), target.current().title, n_children)
     if progress:
         progress(0, len(specs), "")
     env = {

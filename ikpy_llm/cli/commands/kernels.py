@@ -93,7 +93,7 @@ def show(options: Options) -> None:
     except Exception as error:  # a parameter the kernel does not take
         raise IkpyError(f"{spec}: {error}".splitlines()[0]) from None
     sign = "//" if "aarch64" in target.triple else ";" if form == "ir" else "#"
-    print(f"{sign} {spec} for {target.name} ({target.cpu})")
+    print(f"{sign} {spec} for {target.title} ({target.cpu})")
     print(text)
     if form == "asm":
         print(*(f"{sign} {line}" for line in counts(text)), sep="\n")

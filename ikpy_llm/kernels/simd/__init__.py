@@ -30,9 +30,10 @@ def __getattr__(name: str):
         raise AttributeError(name)
     import importlib
 
-    # x86 and arm define nothing to import, they register native bodies
+    # x86, arm and emulated define nothing to import, they register bodies
     for module in [
-        importlib.import_module(f"{__name__}.{part}") for part in ("ops", "mathfn", "threads", "core", "x86", "arm")
+        importlib.import_module(f"{__name__}.{part}")
+        for part in ("ops", "mathfn", "threads", "core", "x86", "arm", "emulated")
     ][:4]:
         if hasattr(module, name):
             return getattr(module, name)

@@ -192,8 +192,13 @@ def _function_of(typer, body):
     return out
 
 
+EMULATED: dict[str, Callable] = {}  # intrinsic -> body(builder, *values) in portable IR; emulated.py fills it
+
+
 def call(b, name: str, ret, *values):
     """Call an LLVM intrinsic or C symbol by name."""
+    if TARGET.emulated and name.startswith(("llvm.x86.", "llvm.aarch64.")):
+        return EMULATED[name](b, *values)
     fn = cgutils.get_or_insert_function(b.module, ir.FunctionType(ret, [v.type for v in values]), name)
     return b.call(fn, values)
 
@@ -252,7 +257,7 @@ def held(b, value: ir.Constant):
     """The constant as a value whose bits LLVM does not know. x86 code that is loaded anywhere reaches a constant in
     two instructions and a register; this one stays in a register, or on the stack where an instruction can name it.
     """
-    if TARGET.name != "avx2":
+    if TARGET.name != "avx2" or TARGET.emulated:
         return value
     return assembly(b, value.type, "", "=x,0", value)
 

@@ -16,6 +16,7 @@ from . import ops
 from .core import I1, TARGET, Vec, assembly, call, constant, held
 from .ops import I8V, I32V, U8
 
+_INTRINSICS = {"vpmaddubsw": "llvm.x86.avx2.pmadd.ub.sw", "vpmaddwd": "llvm.x86.avx2.pmadd.wd"}
 _PAIRS = Vec("i16", 2 * I32V.lanes)
 _ROOM = 32767 // (2 * 127)  # what codes of one row may sum up to before a pair of products leaves 16 bits
 
@@ -59,7 +60,7 @@ class Dots:
         if self.centred:
             codes = call(b, "llvm.x86.avx2.psign.b", U8.ir, codes, weights[1])
         if partial is None:
-            return call(b, "llvm.x86.avx2.pmadd.ub.sw", _PAIRS.ir, weights[0], codes)
+            return call(b, _INTRINSICS["vpmaddubsw"], _PAIRS.ir, weights[0], codes)
         return _product_added(b, "vpmaddubsw", "vpaddw", partial, weights[0], codes)
 
     def close(self, b, acc, partial):
@@ -71,6 +72,8 @@ class Dots:
 def _product_added(b, multiply: str, add: str, acc, x, y, ordered: bool = False):
     """add(acc, multiply(x, y)), in assembly: of plain sums LLVM would make trees, which need more registers than there
     are."""
+    if TARGET.emulated:
+        return b.add(acc, call(b, _INTRINSICS[multiply], acc.type, x, y))
     results = ir.LiteralStructType([acc.type, acc.type])
     text = f"{multiply} $2, $3, $1\n\t{add} $1, $0, $0"
     return b.extract_value(assembly(b, results, text, "=x,=&x,x,x,0", y, x, acc, ordered=ordered), 0)

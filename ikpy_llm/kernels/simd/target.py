@@ -26,7 +26,7 @@ TARGETS = {
 @dataclass(frozen=True)
 class Target:
     """name; f32 lanes per vector; LLVM triple, CPU name and feature string; `isa`: features native bodies may
-    rely on; `here`: this CPU can run it."""
+    rely on; `here`: this CPU can run it; `emulated`: compiled for this CPU, see emulated.py."""
 
     name: str
     lanes: int
@@ -35,6 +35,7 @@ class Target:
     features: str
     isa: frozenset[str]
     here: bool
+    emulated: bool = False
 
     @property
     def pairs16(self) -> bool:
@@ -44,7 +45,13 @@ class Target:
     @property
     def key(self) -> str:
         """What object code depends on: part of the cache key."""
-        return f"{self.name}|{self.triple}|{self.cpu}|{self.features}"
+        kind = "|emulated " + ",".join(sorted(self.isa)) if self.emulated else ""
+        return f"{self.name}|{self.triple}|{self.cpu}|{self.features}{kind}"
+
+    @property
+    def title(self) -> str:
+        """The name for people and reports."""
+        return self.name + " (emulated)" * self.emulated
 
 
 @functools.cache
@@ -68,12 +75,15 @@ def runnable() -> list[str]:
 @functools.cache
 def current() -> Target:
     """The target of this process: IKPY_TARGET, or the best one this CPU runs. Raises IkpyError for an unknown name.
-    For tests: IKPY_TARGET_NO_VNNI leaves AVX-VNNI out of avx2, IKPY_TARGET_I8MM adds i8mm to a foreign neon."""
+    For tests: IKPY_TARGET_NO_VNNI leaves AVX-VNNI out of avx2, IKPY_TARGET_I8MM adds i8mm to a foreign neon;
+    IKPY_EMULATE takes all decisions as on the target (an avx2 has AVX-VNNI there) and compiles them for this CPU."""
     name = os.environ.get("IKPY_TARGET", "").strip().lower() or runnable()[0]
     if name not in TARGETS:
         raise IkpyError(f"IKPY_TARGET={name!r}: accepted are {', '.join(TARGETS)}")
     lanes, need, cross_cpu, cross_triple = TARGETS[name]
     triple, cpu, features = _host()
+    if os.environ.get("IKPY_EMULATE"):
+        return _emulated(name)
     if name not in runnable():  # code for a machine we are not on: its assembly can be checked, not run
         extra = ("i8mm",) if os.environ.get("IKPY_TARGET_I8MM") else ()
         need += extra
@@ -89,3 +99,14 @@ def current() -> Target:
     off = {f for f in features if f not in on} | ({"prefer-256-bit"} if name == "avx512" else set())
     flags = ["+" + f for f in sorted(on)] + ["-" + f for f in sorted(off)]
     return Target(name, lanes, triple, cpu, ",".join(flags), frozenset(isa), True)
+
+
+def _emulated(name: str) -> Target:
+    """The target as written for a CPU that has it, compiled for this one."""
+    lanes, need, _, _ = TARGETS[name]
+    extra = {"avx2": ("avxvnni", "IKPY_TARGET_NO_VNNI", False), "neon": ("i8mm", "IKPY_TARGET_I8MM", True)}.get(name)
+    if extra and bool(os.environ.get(extra[1])) == extra[2]:
+        need += (extra[0],)
+    triple, cpu, features = _host()
+    flags = ",".join(sorted(("+" if on else "-") + f for f, on in features.items()))
+    return Target(name, lanes, triple, cpu, flags, frozenset(need), here=True, emulated=True)
