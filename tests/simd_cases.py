@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import simd_dots  # noqa: F401  (registers its cases)
+import simd_instructions
 from simd_harness import CASES, ELEMENTS, RNG, SLOT, address_of, case, check, run, values
 
 from ikpy_llm.kernels import simd
@@ -403,16 +404,20 @@ FUNCTIONS = {
 
 def main():
     results = {}
-    for name, test in {**{n: lambda n=n: check(n) for n in CASES}, **FUNCTIONS}.items():
+    for name, test in {**{n: lambda n=n: check(n) for n in CASES}, **FUNCTIONS, **simd_instructions.CHECKS}.items():
         try:
             test()
             results[name] = ""
         except Exception as error:  # reported per case by the parent
             results[name] = f"{type(error).__name__}: {error}"
     source = "".join(p.read_text(encoding="utf-8") for p in Path(__file__).parent.glob("simd_*.py"))
-    unused = [op for op in core.OPS if not re.search(rf"simd\.{op}\(", source) and op not in ("table", "buffer")]
+    unused = [
+        op
+        for op in core.OPS
+        if not re.search(rf"simd\.{op}\(", source) and op not in ("table", "buffer", "instruction")
+    ]
     print(
-        json.dumps({"target": core.TARGET.name, "isa": sorted(core.TARGET.isa), "results": results, "unused": unused})
+        json.dumps({"target": core.TARGET.title, "isa": sorted(core.TARGET.isa), "results": results, "unused": unused})
     )
 
 

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parents[1]
 VARIANTS = [(name, {}) for name in target.runnable()]
 if "avx2" in target.runnable():
     VARIANTS.append(("avx2", {"IKPY_TARGET_NO_VNNI": "1"}))
+EMULATE = {"IKPY_EMULATE": "1"}
+VARIANTS += [("avx512", EMULATE), ("neon", EMULATE), ("neon", {**EMULATE, "IKPY_TARGET_I8MM": "1"})]
 
 
 @pytest.mark.parametrize(("name", "more"), VARIANTS, ids=lambda v: v if isinstance(v, str) else " ".join(v) or "-")
@@ -24,8 +26,8 @@ def test_every_operation(name, more):
     done = subprocess.run([sys.executable, str(script)], env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads(done.stdout)
-    assert report["target"] == name
-    assert not (more and "avxvnni" in report["isa"])
+    assert report["target"] == name + " (emulated)" * ("IKPY_EMULATE" in more)
+    assert not ("IKPY_TARGET_NO_VNNI" in more and "avxvnni" in report["isa"])
     failed = {case: error for case, error in report["results"].items() if error}
     assert not failed, "\n\n".join(f"{case}: {error}" for case, error in failed.items())
     assert len(report["results"]) > 40

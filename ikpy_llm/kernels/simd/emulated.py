@@ -31,42 +31,39 @@ def _filled(vt, value: int):
     return ir.Constant(vt, [value] * vt.count)
 
 
-def _products(b, x, y, element, unsigned: bool = False):
-    """x * y as `element`, y signed."""
-    wide = _of(x, element)
-    return b.mul((b.zext if unsigned else b.sext)(x, wide), b.sext(y, wide))
+def _field(b, words, width: int, i: int, unsigned: bool):
+    """Field i of `width` bits of 32-bit words, widened."""
+    top, down = _filled(words.type, 32 - width * (i + 1)), _filled(words.type, 32 - width)
+    return (b.lshr if unsigned else b.ashr)(b.shl(words, top), down)
 
 
-def _part(b, v, start: int, step: int):
-    """Elements start, start + step, ..."""
-    return shuffle(b, v, v, range(start, v.type.count, step))
-
-
-def _dot(step: int, unsigned: bool, b, acc, x, y):
-    """acc += sums of `step` products, without saturation."""
-    products = _products(b, x, y, I32, unsigned)
-    return functools.reduce(b.add, [_part(b, products, i, step) for i in range(step)], acc)
+def _dot(width: int, unsigned: bool, b, acc, x, y):
+    """acc += the sum of the products of each 32 bits of x and y, without saturation; unsigned: x is."""
+    x, y = b.bitcast(x, acc.type), b.bitcast(y, acc.type)
+    for i in range(32 // width):
+        acc = b.add(acc, b.mul(_field(b, x, width, i, unsigned), _field(b, y, width, i, False)))
+    return acc
 
 
 _define("llvm.x86.avx512.vpdpbusd.256", "llvm.x86.avx512.vpdpbusd.512", "llvm.aarch64.neon.usdot.v4i32.v16i8")(
-    functools.partial(_dot, 4, True)
+    functools.partial(_dot, 8, True)
 )
-_define("llvm.x86.avx512.vpdpwssd.512")(functools.partial(_dot, 2, False))
-_define("llvm.aarch64.neon.sdot.v4i32.v16i8")(functools.partial(_dot, 4, False))
+_define("llvm.x86.avx512.vpdpwssd.512")(functools.partial(_dot, 16, False))
+_define("llvm.aarch64.neon.sdot.v4i32.v16i8")(functools.partial(_dot, 8, False))
 
 
 @_define("llvm.x86.avx2.pmadd.wd")
 def _(b, x, y):
     """Sums of two products of int16."""
-    products = _products(b, x, y, I32)
-    return b.add(_part(b, products, 0, 2), _part(b, products, 1, 2))
+    return _dot(16, False, b, ir.Constant(ir.VectorType(I32, x.type.count // 2), None), x, y)
 
 
 @_define("llvm.x86.avx2.pmadd.ub.sw")
 def _(b, u, s):
     """Sums of two products u8 x s8, saturated to int16."""
-    products = _products(b, u, s, I32, unsigned=True)
-    sums = b.add(_part(b, products, 0, 2), _part(b, products, 1, 2))
+    wide = _of(u, I32)
+    products = b.mul(b.zext(u, wide), b.sext(s, wide))
+    sums = b.add(*[shuffle(b, products, products, range(i, u.type.count, 2)) for i in range(2)])
     for limit, beyond in (32767, ">"), (-32768, "<"):
         bound = _filled(sums.type, limit)
         sums = b.select(b.icmp_signed(beyond, sums, bound), bound, sums)
