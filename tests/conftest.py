@@ -47,4 +47,5 @@ def ikpy():
     return run
 
 
-KEPT = ("IKPY_CACHE", "IKPY_TARGET", "IKPY_EMULATE")  # where things are, not what is done with them
+# Where things are and for which machine, not what is done with them.
+KEPT = ("IKPY_CACHE", "IKPY_TARGET", "IKPY_EMULATE", "IKPY_TARGET_NO_VNNI", "IKPY_TARGET_I8MM")

@@ -52,7 +52,7 @@ print(json.dumps({name: jit.assembly(spec) for name, spec in specs.items()}))
 def assembly_of(name, *switches):
     """Kernel -> assembly for a target, whether it runs here or not."""
     path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
-    env = {**os.environ, "IKPY_TARGET": name, "PYTHONPATH": path, **dict.fromkeys(switches, "1")}
+    env = {**os.environ, "IKPY_TARGET": name, "IKPY_EMULATE": "", "PYTHONPATH": path, **dict.fromkeys(switches, "1")}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)

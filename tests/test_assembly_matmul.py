@@ -25,7 +25,7 @@ print(json.dumps([jit.assembly(jit.Kernel.parse(text)) for text in json.loads(sy
 
 def assembly(target, kernels, **env):
     """{(path, type): assembly} for a target; kernels is a list of (path, parameters)."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "IKPY_TARGET": target, **env}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "IKPY_TARGET": target, "IKPY_EMULATE": "", **env}
     texts = json.dumps([json.dumps(k) for k in kernels])
     done = subprocess.run(
         [sys.executable, "-c", CODE, texts], capture_output=True, text=True, env=env, timeout=300, check=False

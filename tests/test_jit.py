@@ -158,7 +158,7 @@ def test_a_dead_compiler_is_an_error(tmp_path, monkeypatch):
 
 
 def key(**env):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "IKPY_EMULATE": "", **env}
     code = "from ikpy_llm.kernels import jit; print(jit.cache_path(jit.Kernel('rowwise.add')).name)"
     return subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
@@ -167,7 +167,9 @@ def key(**env):
 
 def test_key_depends_on_target_and_parameters():
     variants = [{"IKPY_TARGET": name} for name in target.TARGETS]
+    emulated = {"IKPY_TARGET": "neon", "IKPY_EMULATE": "1"}
     variants += [{"IKPY_TARGET": "neon", "IKPY_TARGET_I8MM": "1"}] * ("neon" not in target.runnable())
+    variants += [emulated, {**emulated, "IKPY_TARGET_I8MM": "1"}, {**emulated, "IKPY_TARGET": "avx512"}]
     keys = [key(**v) for v in variants]
     assert len(set(keys)) == len(keys)
     assert key(IKPY_TARGET=target.runnable()[0]) == key()
@@ -200,7 +202,7 @@ def test_key_depends_on_sources_and_versions(tmp_path, monkeypatch):
 
 @pytest.mark.skipif("neon" in target.runnable(), reason="neon runs here")
 def test_a_foreign_target_is_not_loaded(tmp_path):
-    _, err = start(tmp_path, IKPY_TARGET="neon").communicate(timeout=60)
+    _, err = start(tmp_path, IKPY_TARGET="neon", IKPY_EMULATE="").communicate(timeout=60)
     assert "JitError: target neon cannot run on this CPU" in err
 
 
