@@ -194,7 +194,7 @@ def test_key_depends_on_sources_and_versions(tmp_path, monkeypatch):
     seen.append(environment())
     (package / "sub" / "a.py").rename(package / "sub" / "b.py")
     seen.append(environment())
-    monkeypatch.setattr(jit, "_version", lambda name: "0.0")
+    monkeypatch.setattr(jit, "_version", lambda name: b"0.0")
     seen.append(environment())
     assert len(set(seen)) == 4
     assert environment() == seen[-1]

@@ -10,10 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from ikpy_llm.engine import cores
 from ikpy_llm.engine.workers import Workers
 from ikpy_llm.errors import IkpyError
-from ikpy_llm.kernels import jit, runner
+from ikpy_llm.kernels import cores, jit, runner
 
 
 def program_of(records, barriers=True):

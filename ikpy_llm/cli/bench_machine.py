@@ -27,12 +27,12 @@ def cpu_name() -> str:
 def _fixed() -> dict[str, object]:
     import psutil
 
-    from ikpy_llm.kernels import jit
+    from ikpy_llm.kernels import cores, jit
 
     facts = {
         "cpu_info": cpu_name(),
         "target": jit.target.current().title,
-        "cores_allowed": jit.available_cores(),
+        "cores_allowed": cores.n_logical(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "python": platform.python_version(),
     }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ikpy_llm.engine import cores
 from ikpy_llm.engine.memory import Memory
+from ikpy_llm.kernels import cores
 from ikpy_llm.kernels.derive import api
 from ikpy_llm.kernels.quants import table, weave
 

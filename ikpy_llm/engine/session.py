@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ikpy_llm.engine import cores, fusion, kv_cache, memory, ops, planner, requant, rope
+from ikpy_llm.engine import fusion, kv_cache, memory, ops, planner, requant, rope
 from ikpy_llm.engine.gguf import GGUFFile
 from ikpy_llm.engine.graph import CELLS, OUTPUTS, SLOTS, TOKENS, Graph, Value
 from ikpy_llm.engine.options import DEFAULT_CTX, Options
@@ -21,7 +21,7 @@ from ikpy_llm.engine.weights import Weights
 from ikpy_llm.engine.workers import KERNELS as WORKER_KERNELS
 from ikpy_llm.engine.workers import Workers
 from ikpy_llm.errors import IkpyError, ModelFileError, shown
-from ikpy_llm.kernels import jit
+from ikpy_llm.kernels import cores, jit
 
 log = logging.getLogger("ikpy.session")
 ALL_LOGITS = 64 << 20  # bytes of logits one step may produce; longer requests for all rows take several steps

@@ -1,5 +1,7 @@
 """gpt2-type vocabularies: BPE over the words that vocab_pre.py cuts, on bytes or (raw rows) on characters."""
 
+from itertools import repeat
+
 from ikpy_llm.engine.vocab_merge import joined, merge
 from ikpy_llm.engine.vocab_pre import Pre
 from ikpy_llm.engine.vocab_spm import SPACE
@@ -22,11 +24,12 @@ class BpeEncoder:
     """Text without special tokens -> ids; `ids` maps the file's token texts to ids, `merges` are its merges."""
 
     def __init__(self, pre: Pre, ids: dict[bytes, int], merges: list[bytes], where: str):
-        for i, pair in enumerate(merges):
-            if not 0 < pair.find(b" ", 1) < len(pair) - 1:
-                raise ModelFileError(
-                    f"{where}: merge {i} is {shown(pair)}; two pieces with a space between are expected"
-                )
+        spaces = list(map(bytes.find, merges, repeat(b" "), repeat(1), repeat(-1)))  # neither first nor last byte
+        if -1 in spaces:
+            i = spaces.index(-1)
+            raise ModelFileError(
+                f"{where}: merge {i} is {shown(merges[i])}; two pieces with a space between are expected"
+            )
         # of equal merges the first counts
         self._ranks = dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
         self._ids, self._pre, self._cache = ids, pre, {}

@@ -15,9 +15,8 @@ import weakref
 
 import numpy as np
 
-from ikpy_llm.engine import cores
 from ikpy_llm.errors import IkpyError
-from ikpy_llm.kernels import jit, runner
+from ikpy_llm.kernels import cores, jit, runner
 
 PATIENCE = 2e-3  # seconds a worker spins for the next program: longer than sampling takes, too short to be noticed
 # Seconds a barrier spins before it offers the core to others: a thread that waits for one whose core another process

@@ -20,15 +20,15 @@ import json
 import logging
 import os
 import struct
-import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 from ikpy_llm.errors import IkpyError
 
+from . import cores
 from .simd import target
 
 log = logging.getLogger("ikpy.jit")
@@ -91,14 +91,15 @@ def _environment() -> bytes:
     for file in sorted(_PACKAGE.rglob("*.py")):
         digest.update(file.relative_to(_PACKAGE).as_posix().encode() + b"\0")
         digest.update(file.read_bytes())
-    digest.update(f"{_version('numba')} {_version('llvmlite')} {sys.version_info[:2]} {target.current().key}".encode())
+    digest.update(_version("numba") + _version("llvmlite"))
+    digest.update(f"{sys.version_info[:2]} {target.current().key}".encode())
     return digest.digest()
 
 
-def _version(package: str) -> str:
-    from importlib.metadata import version
-
-    return version(package)
+def _version(package: str) -> bytes:
+    """What an installed package says about its version in its own file; importlib.metadata takes 15 ms to ask."""
+    spec = find_spec(package)
+    return (Path(spec.origin).parent / "_version.py").read_bytes() if spec else b""
 
 
 def cache_path(spec: Kernel) -> Path:
@@ -132,6 +133,8 @@ def read_object(path: Path) -> tuple[str, bytes] | None:
 def write_object(path: Path, symbol: str, code: bytes) -> None:
     """Store object code under a temporary name, then rename: readers and writers of other processes never see
     half a file."""
+    import tempfile  # 8 ms that a start which compiles nothing does not need
+
     path.parent.mkdir(parents=True, exist_ok=True)
     payload = symbol.encode() + b"\0" + code
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
@@ -195,6 +198,8 @@ def load(specs: Iterable[Kernel], progress: Callable[[int, int, str], None] | No
 
 def _check_writable() -> None:
     """JitError if compiled kernels cannot be stored."""
+    import tempfile
+
     try:
         cache_dir().mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=cache_dir()).close()
@@ -207,6 +212,8 @@ class _Compiler:
     """A child process that imported Numba and compiles one kernel after the other."""
 
     def __init__(self, env: dict[str, str]):
+        import subprocess  # 4 ms
+
         command = [sys.executable, "-P", "-m", "ikpy_llm.kernels.compile"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
 
@@ -241,7 +248,7 @@ def compile_missing(specs: list[Kernel], progress=None) -> None:
     share functions, which a process compiles once.
     """
     queue, done, failed, lock = list(specs), 0, [], threading.Lock()
-    n_children = min(len(specs), available_cores())
+    n_children = min(len(specs), cores.n_logical())
     log.info("compiling %d kernels for %s in %d processes", len(specs), target.current().title, n_children)
     if progress:
         progress(0, len(specs), "")
@@ -281,11 +288,6 @@ def compile_missing(specs: list[Kernel], progress=None) -> None:
         t.join()
     if failed:
         raise JitError("; ".join(failed))
-
-
-def available_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def pack_words(words) -> ctypes.Array:

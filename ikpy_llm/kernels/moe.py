@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .moe_layout import HEADER, MAX_EXPERTS
-from .rowwise import ELEMENT, RUN
+from .rowwise import ELEMENT, row_run, row_runs
 from .simd import (
     F32,
     LANES,
@@ -273,12 +273,9 @@ def combine(add: bool = False):
     """
 
     def combine(x, residual, y, width, routes, o_weights, o_places, n_used, state, ith, nth):
-        runs = (width + RUN - 1) // RUN
-        total = load_i64(state) * runs
-        for item in range(total * ith // nth, total * (ith + 1) // nth):
-            row, column = item // runs, item % runs * RUN
-            end = min(column + RUN, width)
-            whole = column + (end - column) // LANES * LANES
+        first, last = row_runs(load_i64(state), width, ith, nth)
+        for run in range(first, last):
+            row, column, whole, end = row_run(run, width)
             weights, places = routes + o_weights + 4 * row * n_used, routes + o_places + 4 * row * n_used
             base = row * width
             for i in range(column, whole, LANES):

@@ -43,6 +43,22 @@ def _run(n, ith, nth):
 
 
 @inline
+def row_runs(n_rows, width, ith, nth):
+    """(first, end) of this thread's runs of elements that lie inside rows."""
+    total = (width + RUN - 1) // RUN * n_rows
+    return total * ith // nth, total * (ith + 1) // nth
+
+
+@inline
+def row_run(run, width):
+    """(row, first column, end of whole vectors, end) of such a run."""
+    runs = (width + RUN - 1) // RUN
+    column = run % runs * RUN
+    end = min(column + RUN, width)
+    return run // runs, column, column + (end - column) // LANES * LANES, end
+
+
+@inline
 def sum_squares(x, n):
     """Sum of the squares of n floats at address x, in an order that norms of all kernels share."""
     full = n // (4 * LANES) * (4 * LANES)
@@ -119,12 +135,9 @@ def add_bias():
     """y[i, :] = x[i, :] + b. Words: x, b, y, width, state. y may be x. Threads take runs of elements inside rows."""
 
     def add_bias(x, b, y, width, state, ith, nth):
-        runs = (width + RUN - 1) // RUN
-        total = load_i64(state) * runs
-        for item in range(total * ith // nth, total * (ith + 1) // nth):
-            row, column = item // runs, item % runs * RUN
-            end = min(column + RUN, width)
-            whole = column + (end - column) // LANES * LANES
+        first, last = row_runs(load_i64(state), width, ith, nth)
+        for run in range(first, last):
+            row, column, whole, end = row_run(run, width)
             source, target = x + row * width * ELEMENT, y + row * width * ELEMENT
             for i in range(column, whole, LANES):
                 store(target + i * ELEMENT, load(F32, source + i * ELEMENT) + load(F32, b + i * ELEMENT))
@@ -166,12 +179,9 @@ def weighted():
     """y = x / (1 + e^-gate), gate one number per row. Words: x, gate, y, width, state. y may be x."""
 
     def weighted(x, gate, y, width, state, ith, nth):
-        runs = (width + RUN - 1) // RUN
-        total = load_i64(state) * runs
-        for item in range(total * ith // nth, total * (ith + 1) // nth):
-            row, column = item // runs, item % runs * RUN
-            end = min(column + RUN, width)
-            whole = column + (end - column) // LANES * LANES
+        first, last = row_runs(load_i64(state), width, ith, nth)
+        for run in range(first, last):
+            row, column, whole, end = row_run(run, width)
             source, target = x + row * width * ELEMENT, y + row * width * ELEMENT
             factor = splat(F32, np.float32(1)) / (exp(-1.0 * splat_load(F32, gate + row * ELEMENT)) + np.float32(1))
             one = reduce_max(factor)  # all lanes are equal

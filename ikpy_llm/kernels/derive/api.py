@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -50,6 +49,8 @@ def unweave(raw: np.ndarray, name: str, rows: int, k: int, out: np.ndarray | Non
     sizes = rows // woven.rows, n_blocks, woven.rows, woven.n_bytes, woven.meta
     spec = jit.Kernel("derive.unweave")
     fn, args = jit.function(jit.load([spec])[spec]), jit.pack_words([raw, out, *sizes, moves, moves.size])
+    from concurrent.futures import ThreadPoolExecutor  # 3 ms that only interleaved types need
+
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda ith: fn(ctypes.addressof(args), ith, threads), range(threads)))
     return out
