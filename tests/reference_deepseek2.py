@@ -60,6 +60,7 @@ class ReferenceDeepseek2(ReferenceMoE):
         factor = m.get("rope.scaling.factor", 1.0) if m.get("rope.scaling.type") == "yarn" else 1.0
         grown = 1 + m.get("rope.scaling.yarn_log_multiplier", 0.0) * np.log(factor)
         scores = q @ k.swapaxes(1, 2) * grown**2 / np.sqrt(k_dim)
-        weights = np.exp(np.where(np.tri(len(x), dtype=bool), scores, -np.inf))
+        scores = np.where(np.tri(len(x), dtype=bool), scores, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
         y = weights / weights.sum(-1, keepdims=True) @ v
         return self.linear(y.swapaxes(0, 1).reshape(len(x), -1), name + "output")

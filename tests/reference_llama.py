@@ -12,6 +12,10 @@ class ReferenceLlama:
     def __init__(self, path, cache=np.float64, eight_bits=()):
         self.cache = cache  # the precision in which keys and values are kept
         self.eight_bits = eight_bits  # names of types whose products see 8-bit activations, a scale per 32 columns
+        self.read(path)
+
+    def read(self, path):
+        """Set architecture, meta (keys without it), w (weights) and types, by tensor name."""
         reader = GGUFReader(path)
         self.w = {t.name: dequantize(t.data, t.tensor_type).astype(np.float64) for t in reader.tensors}
         self.types = {t.name: t.tensor_type.name for t in reader.tensors}

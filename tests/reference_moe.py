@@ -38,6 +38,18 @@ def choose(
     return out
 
 
+def margin(score, n_used, n_group=1, n_group_used=1):
+    """How far a row's scores, float64 (experts,), are from another choice of groups (by the two best) or experts."""
+    found = []
+    if n_group_used < n_group:
+        groups = np.sort(score.reshape(n_group, -1))[:, -2:].sum(1)
+        best = np.argsort(-groups)
+        found.append(groups[best[n_group_used - 1]] - groups[best[n_group_used]])
+        score = score.reshape(n_group, -1)[best[:n_group_used]].reshape(-1)
+    best = -np.sort(-score)
+    return min([*found, best[n_used - 1] - best[n_used]])
+
+
 class ReferenceMoE(ReferenceLlama):
     """`logits(tokens)` -> float64 (n, vocabulary). `ser`: (least experts, share of the best), as -ser."""
 
