@@ -87,11 +87,14 @@ def test_avx512_gemv(name, avx512):
 
 @pytest.mark.slow
 def test_neon():
-    text = assembly("neon", [("derive.gemm", {"type": t}) for t in ("Q4_0", "Q8_0")])
+    text = assembly("neon", [("derive.gemm", {"type": t}) for t in ("Q4_0", "Q8_0", "F16")])
     for name in ("Q4_0", "Q8_0"):
         hot = hot_block(text["derive.gemm", name])
         assert sum(bool(re.search(r"\bsdot\b", line)) for line in hot) >= 64
         assert sum(bool(re.search(r"\bfmla\b", line)) for line in hot) >= 8
+    floats = hot_block(text["derive.gemm", "F16"])  # 2 columns of 3 panels with 8 activations
+    assert sum("fmla" in line for line in floats) == 48
+    assert not [line for line in floats if re.search(r"\bsp\b", line)]
     i8mm = assembly("neon", [("derive.gemv", {"type": "Q8_0", "n": 1})], IKPY_TARGET_I8MM="1")
     assert count(i8mm["derive.gemv", "Q8_0"], "usdot") == 8
 
@@ -99,9 +102,13 @@ def test_neon():
 @pytest.mark.slow
 def test_avx2_without_vnni():
     """8 products of 4-bit codes are added in 16 bits before they are widened; codes above 127 as sizes and signs."""
-    text = assembly("avx2", [("derive.gemm", {"type": t}) for t in ("Q4_0", "Q6_K", "Q8_0")], IKPY_TARGET_NO_VNNI="1")
+    names = ("Q4_0", "Q6_K", "Q8_0", "BF16")
+    text = assembly("avx2", [("derive.gemm", {"type": t}) for t in names], IKPY_TARGET_NO_VNNI="1")
     hot = {name: "\n".join(hot_block(text["derive.gemm", name])) for name in ("Q4_0", "Q6_K", "Q8_0")}
     found = {name: (count(lines, "vpmaddubsw"), count(lines, "vpmaddwd")) for name, lines in hot.items()}
     assert found == {"Q4_0": (64, 8), "Q6_K": (64, 32), "Q8_0": (64, 64)}
     assert count(hot["Q8_0"], "vpsignb") == 64
+    floats = hot_block(text["derive.gemm", "BF16"])  # 12 sums, 3 weights and an activation: all registers
+    assert (sum("vfmadd" in x for x in floats), sum("vbroadcastss" in x for x in floats)) == (24, 8)
+    assert not spills(floats, "ymm") and not [x for x in floats if "vpmovzx" in x]
     assert not re.search(r"zmm|vpdpbusd", "".join(text.values()))

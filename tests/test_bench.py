@@ -3,8 +3,11 @@
 import csv
 import io
 import json
+import math
 import sqlite3
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import tiny_deepseek2
 import tiny_model
@@ -16,6 +19,8 @@ from ikpy_llm.cli.commands import bench
 from ikpy_llm.cli.options import Pair, parse
 from ikpy_llm.engine import hub
 from ikpy_llm.errors import IkpyError
+from ikpy_llm.kernels import jit
+from ikpy_llm.kernels.derive import roof
 from ikpy_llm.kernels.kv_types import KV_TYPES
 
 ROOF = {"gbps": 50.0, "gmacs": 1000.0}
@@ -275,6 +280,7 @@ def test_synthetic_table_json_and_picture(ikpy, tmp_path):
     assert [t.strip() for t in titles.split("|")[1:-1]] == "type,bits,MB,pp8 t/s,share,tg2 t/s,GB/s,share".split(",")
     assert [row.split()[1:6:2] for row in rows] == [["Q4_0", "4.50", "1"], ["F16", "16.00", "3"]]
     assert "\nfastest pp8: " in done.stderr and "\nshares: " in done.stderr
+    assert " GMAC/s u8 x s8\n" in done.stderr and " GMAC/s f32\n" in done.stderr
     assert picture.read_bytes()[:4] == b"\x89PNG"
     records = json.loads(done.stdout)
     assert [(r["weight_type"], r["test"]) for r in records] == [(t, n) for t in ("Q4_0", "F16") for n in ("pp8", "tg2")]
@@ -292,6 +298,19 @@ def test_synthetic_table_json_and_picture(ikpy, tmp_path):
 def test_synthetic_errors(ikpy, words, message):
     done = ikpy("bench", *words)
     assert done.returncode == 1 and done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1
+
+
+def test_float_weights_have_the_roof_of_float_products():
+    """It counts what it multiplies; a model's roof is that of the type with most weights."""
+    assert [roof.code_class(t) for t in ("F32", "F16", "BF16")] == [roof.FLOAT] * 3 != roof.code_class("Q8_0")
+    n, lanes, n_sums = 40, jit.target.current().lanes, math.prod(roof.FMA_TILE)
+    sink, ones = np.zeros((2, n_sums, lanes), np.float32), np.ones(8192, np.float32)
+    jit.call(jit.Kernel("derive.roof.roof_fma"), ones, n * n_sums, sink, nth=2)
+    assert (sink == n).all()
+    matrices = [
+        SimpleNamespace(name=n, type_name=t, shape=(8, 8)) for n, t in (("blk.0.a", "BF16"), ("output", "Q8_0"))
+    ]
+    assert bench_run.code_class(SimpleNamespace(weights=SimpleNamespace(matrices=matrices))) == roof.FLOAT
 
 
 def test_plot_says_what_to_install(monkeypatch):

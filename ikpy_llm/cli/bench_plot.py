@@ -6,7 +6,7 @@ import re
 import statistics
 from pathlib import Path
 
-from ikpy_llm.cli import bench_machine, sweep_rows
+from ikpy_llm.cli import bench_machine, bench_synthetic, sweep_rows
 from ikpy_llm.errors import IkpyError
 
 FAMILIES = (  # types of one colour: pattern, name, colour
@@ -77,16 +77,17 @@ def _types_panel(ax, test, threads: int, results: list) -> None:
         colours[name] = colour
         points.append((r.bits_per_weight, speed, r.weight_type, colour))
     bits = [p[0] for p in points]
-    pick = {"gbps": statistics.median, "gmacs": max}  # dot roofs may differ by type: none is above the highest
-    roof = {key: pick[key](r.roof[key] for r in results) * 1e9 for key in results[0].roof}
     if test.n_gen:
         table = statistics.median(r.model_size - r.idle_bytes - r.layer_macs * r.bits_per_weight / 8 for r in results)
         xs = [min(bits) + i * (max(bits) - min(bits)) / 50 for i in range(51)]
-        ys = [roof["gbps"] / (results[0].layer_macs * x / 8 + table) for x in xs]
-        ax.plot(xs, ys, "--", color="black", lw=1, label=f"all of the model at {roof['gbps'] / 1e9:.0f} GB/s")
+        gbps = statistics.median(r.roof["gbps"] for r in results)
+        ys = [gbps * 1e9 / (results[0].layer_macs * x / 8 + table) for x in xs]
+        ax.plot(xs, ys, "--", color="black", lw=1, label=f"all of the model at {gbps:.0f} GB/s")
     else:
-        y = roof["gmacs"] / results[0].layer_macs
-        ax.axhline(y, ls="--", color="black", lw=1, label=f"int8 roof, {roof['gmacs'] / 1e9:.0f} GMAC/s")
+        for unit, values in bench_synthetic.roofs(results).items():
+            if unit.startswith("GMAC/s"):  # those of products may differ by type: none is above the highest
+                y, style = max(values) * 1e9 / results[0].layer_macs, ":" if "f32" in unit else "--"
+                ax.axhline(y, ls=style, color="black", lw=1, label=f"{max(values):.0f} {unit}")
     if max(bits) > 10 > min(bits):
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")

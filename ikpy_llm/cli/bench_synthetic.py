@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ikpy_llm.cli import bench_machine, bench_report
 from ikpy_llm.cli.bench_result import Result, Test, mean_and_deviation
+from ikpy_llm.kernels import quants
 
 
 class Summary(bench_report.Writer):
@@ -49,14 +50,27 @@ class Summary(bench_report.Writer):
             ranked = sorted((r for r in self.all if r.run == test), key=lambda r: -mean_and_deviation(r.samples_ts)[0])
             best = ", ".join(f"{_name(r, self.threads)} {mean_and_deviation(r.samples_ts)[0]:.1f}" for r in ranked[:3])
             self.print(f"fastest {test.name}: {best} t/s")
-        for name, unit in (("gbps", "GB/s read"), ("gmacs", "GMAC/s u8 x s8")):
-            values = [r.roof[name] for r in self.all]
+        for unit, values in roofs(self.all).items():
             self.print(f"roof: {min(values):.1f} to {max(values):.1f} {unit}")
         self.print(
-            "shares: t/s x MACs of the layers / dot roof, and t/s x bytes of the model / read roof (of token_embd only "
-            "one row is read: over 100% is possible), of experts only those that a token uses; the roof is the "
-            "higher of those measured right before and right after each test"
+            "shares: t/s x MACs of the layers / roof of products, and t/s x bytes of the model / read roof (of "
+            "token_embd only one row is read: over 100% is possible), of experts only those that a token uses; the "
+            "roof is the higher of those measured right before and right after each test"
         )
+
+
+def roofs(results: list[Result]) -> dict[str, list[float]]:
+    """Unit -> what was measured in it: products have a roof for quantized and another for float types."""
+    found: dict[str, list[float]] = {}
+    for r in results:
+        found.setdefault("GB/s read", []).append(r.roof["gbps"])
+        found.setdefault(f"GMAC/s {products(r)}", []).append(r.roof["gmacs"])
+    return found
+
+
+def products(r: Result) -> str:
+    """What is multiplied in a model of this weight type."""
+    return "f32" if r.weight_type in quants.names() and quants.get(r.weight_type).is_float else "u8 x s8"
 
 
 def _name(r: Result, threads: bool) -> str:

@@ -3,7 +3,7 @@
 For a group of panels and a slice of 256 columns the weights are decoded once into a small buffer (u8 codes, f32 scales)
 that stays in the first-level cache and is used for all tiles of activation columns; totals wait in scratch memory
 between slices. So all types reach the same inner loop: per 32 columns and activation column 8 dot products and two fma
-(the first converts and applies the activations' scale at once, see layout.py).
+(the first converts and applies the activations' scale at once, see layout.py). Float types: gemm_float.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 
 from ..quants import get
 from ..simd import ops
-from ..simd.core import Vec
 from ..simd.dots import Dots
 from ..simd.ops import (
     F32,
@@ -32,6 +31,7 @@ from ..simd.ops import (
     tile_store,
     tile_zeros,
 )
+from . import gemm_float
 from .gemv import prefetch_columns, prefetch_lines
 from .layout import MIN_UNIT, SLICE, ActsLayout, PanelLayout, flavour, gemm_panels, gemm_tile
 from .output import column_writer
@@ -64,12 +64,12 @@ def gemm(type: str, rows_layout: bool = False):
     scratch_bytes >= layout.gemm_scratch_bytes(n).
     """
     q = get(type)
-    decode, tile_step = _float_steps(q, rows_layout) if q.is_float else _quant_steps(q, rows_layout)
-    n_decoded = q.n_bytes * SLICE * LANES if q.is_float else N_DECODED
-    buffer, row_buffer, row_scales = stack(NP * n_decoded), stack(NP * VECTOR), row_scales_of(q, rows_layout, NP)
-    write, scale_rows = group_writer(), scaled_rows(q, NP, T)
-    ahead, fetch_y = weights_ahead(q, rows_layout), prefetch_columns(T, NP)
-    lanes, group_bytes, n_vectors, is_float = LANES, NP * T * VECTOR, NP * T, q.is_float
+    is_float, lanes = q.is_float, LANES
+    decode, tile_step, ahead = (gemm_float.steps if is_float else _quant_steps)(q, rows_layout)
+    side, n_decoded = (gemm_float.NP, gemm_float.N_DECODED) if is_float else (NP, N_DECODED)  # panels side by side
+    buffer, row_buffer, row_scales = stack(side * n_decoded), stack(side * VECTOR), row_scales_of(q, rows_layout, side)
+    write, scale_rows, fetch_y = group_writer(side), scaled_rows(q, side, T), prefetch_columns(T, side)
+    group_bytes, n_vectors = side * T * VECTOR, side * T
 
     def gemm(
         w,
@@ -92,23 +92,23 @@ def gemm(type: str, rows_layout: bool = False):
         n = load_i64(state)
         n_tiles = (n + T - 1) // T
         n_panels = (rows + lanes - 1) // lanes
-        n_groups = (n_panels + NP - 1) // NP
+        n_groups = (n_panels + side - 1) // side
         totals = scratch + ith * scratch_bytes
         weights, by_rows = buffer(), row_buffer()
         for group in range(n_groups * ith // nth, n_groups * (ith + 1) // nth):
-            row = group * NP * lanes
+            row = group * side * lanes
             for k0 in range(0, k, SLICE):
                 blocks = min(SLICE, k - k0) if is_float else min(8, (k - k0) // 32)
-                for p in range(NP):
-                    panel = min(group * NP + p, n_panels - 1)
+                for p in range(side):
+                    panel = min(group * side + p, n_panels - 1)
                     decode(w, row_stride, panel, rows, k, k0, blocks, weights + p * n_decoded)
                 rec = acts + k0 // SLICE * n_tiles * stride
                 at = totals
                 ends = k0 + SLICE >= k
                 if ends:
-                    row_scales(w, row_stride, group * NP, rows, k, by_rows)
+                    row_scales(w, row_stride, group * side, rows, k, by_rows)
                 for tile in range(n_tiles):
-                    ahead(w, group * NP, k, k0, tile, n_tiles)
+                    ahead(w, group * side, k, k0, tile, n_tiles)
                     if ends:
                         fetch_y(y + 4 * (tile * T * y_stride + row), 4 * y_stride)
                     sums = tile_step(weights, blocks, rec, start, rec + stride)
@@ -130,7 +130,7 @@ def gemm(type: str, rows_layout: bool = False):
 def weights_ahead(q, rows_layout: bool):
     """Function (w, first panel, k, k0, tile, n_tiles): ask for this tile's share of the next slice of NP panels, so
     that decoding finds it in cache."""
-    if rows_layout or q.is_float:
+    if rows_layout:
 
         @inline
         def nothing(w, panel, k, k0, tile, n_tiles):
@@ -155,7 +155,7 @@ def weights_ahead(q, rows_layout: bool):
     return ahead
 
 
-def group_writer():
+def group_writer(n_panels: int):
     """Function: the panels of a tile, each with tile_writer, as far as there are rows."""
     one = tile_writer()
 
@@ -164,7 +164,7 @@ def group_writer():
         pass
 
     def then(before, panel):
-        pick, ahead = panel_of(NP, T, panel), panel * LANES
+        pick, ahead = panel_of(n_panels, T, panel), panel * LANES
 
         @inline
         def write(total, y, y_stride, first, row, rows, n, bias_at, residual_at, temp):
@@ -174,7 +174,7 @@ def group_writer():
 
         return write
 
-    return functools.reduce(then, range(NP), none)
+    return functools.reduce(then, range(n_panels), none)
 
 
 def tile_writer():
@@ -197,7 +197,7 @@ def tile_writer():
 
 
 def _quant_steps(q, rows_layout: bool):
-    return (_decode_rows(q) if rows_layout else _decode_panel(q)), _quant_tile(q)
+    return (_decode_rows(q) if rows_layout else _decode_panel(q)), _quant_tile(q), weights_ahead(q, rows_layout)
 
 
 def _decode_panel(q):
@@ -351,40 +351,3 @@ def _quant_tile(q):
         return slice_mins(acc, weights, blocks, rec)
 
     return step
-
-
-def _float_steps(q, rows_layout: bool):
-    """Float types: a slice is copied as it is, [256][W] elements, and widened at use; even and odd columns are summed
-    apart, as in gemv."""
-    lanes, size, step = LANES, q.n_bytes, LANES * q.n_bytes
-    add, n_vectors, n_slice = fma_splat_panels(NP, T, q.elem), NP * T, SLICE * LANES * q.n_bytes
-    get, put = (ops.load_i32, ops.store_i32) if size == 4 else (ops.load_i16, ops.store_i16)
-    column = Vec("u32" if size == 4 else "u16", LANES)
-    if rows_layout:
-
-        @inline
-        def decode(w, row_stride, panel, rows, k, k0, width, dst):
-            for r in range(min(lanes, rows - panel * lanes)):
-                row = w + (panel * lanes + r) * row_stride + k0 * size
-                for c in range(width):
-                    put(dst + c * step + r * size, get(row + c * size))
-    else:
-
-        @inline
-        def decode(w, row_stride, panel, rows, k, k0, width, dst):
-            p = w + (panel * k + k0) * step
-            for c in range(width):
-                store(dst + c * step, ops.load(column, p + c * step))
-
-    @inline
-    def tile(weights, width, rec, start, following):
-        even, odd = tile_zeros(F32, n_vectors), tile_zeros(F32, n_vectors)
-        for c in range(0, width - 1, 2):
-            prefetch(following + c * (4 * T))
-            even = add(rec + c * (4 * T), weights + c * step, n_slice, even)
-            odd = add(rec + (c + 1) * (4 * T), weights + (c + 1) * step, n_slice, odd)
-        if width & 1:
-            even = add(rec + (width - 1) * (4 * T), weights + (width - 1) * step, n_slice, even)
-        return even + odd
-
-    return decode, tile

@@ -215,6 +215,11 @@ def gemm_panels() -> int:
     return {"avx512": 3, "avx2": 2}.get(target.current().name, 1)
 
 
+def float_panels() -> int:
+    """The same of float types: as many sums as registers hold beside a column of each panel and an activation."""
+    return 1 if target.current().name == "generic" else 3
+
+
 def gemm_scratch_bytes(n: int) -> int:
     """Scratch bytes per thread of a prompt kernel with n activation columns."""
-    return -(-n // gemm_tile()) * gemm_tile() * gemm_panels() * 4 * width()
+    return -(-n // gemm_tile()) * gemm_tile() * max(gemm_panels(), float_panels()) * 4 * width()

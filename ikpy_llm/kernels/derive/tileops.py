@@ -10,7 +10,7 @@ from numba.core.typing.templates import signature
 from ..simd import memory, ops
 from ..simd.core import I32, TARGET, Tile, Vec, assembly, broadcast, constant, fence
 from ..simd.dots import Dots
-from ..simd.ops import F32, I8V, I16V, I32V, LANES, U8
+from ..simd.ops import F32, I8V, I16V, I32V, U8
 from ..simd.shared import intrinsic
 from .layout import MAGIC_BITS
 
@@ -260,26 +260,18 @@ def dot2_panels(n_panels: int, t: int):
     return apply
 
 
-def fma_splat_panels(n_panels: int, t: int, elem: str = "f32"):
-    """Function (address of t floats, address of a vector of `elem` ("f32", "f16", "bf16") per panel, panel stride, acc)
-    -> acc + float[c] * vector[panel]."""
+def fma_splat_panels(n_panels: int, t: int):
+    """Function (addresses of t floats and an F32 per panel, panel stride, acc) -> acc + float[c] * vector[panel]."""
     tile, one = Tile(F32, n_panels * t), signature(F32, F32, F32, F32)
-    stored = Vec({"bf16": "u16"}.get(elem, elem), LANES)
-
-    def widened(b, v):
-        if elem == "bf16":
-            return ops.bf16_to_f32.op.body(b, signature(F32, stored), v)
-        return b.fpext(v, F32.ir) if elem == "f16" else v
 
     @intrinsic
     def apply(typingctx, floats, at, stride, acc):
         def codegen(ctx, b, sig, values):
             floats, at, stride, acc = values
-            addresses = [memory.emit_offset(b, at, stride, p) for p in range(n_panels)]
-            vectors = [widened(b, memory.emit_load(b, a, stored.ir)) for a in addresses]
+            vectors = [memory.emit_load(b, memory.emit_offset(b, at, stride, p), F32.ir) for p in range(n_panels)]
             out = [None] * tile.n
             for c in range(t):
-                x = broadcast(b, memory.emit_load(b, _at(b, floats, 4 * c), F32.ir.element), F32)
+                x = _float(b, _at(b, floats, 4 * c))
                 for p in range(n_panels):
                     out[p * t + c] = ops.fma.op.body(b, one, x, vectors[p], b.extract_value(acc, p * t + c))
             return _pack(b, tile, out)
