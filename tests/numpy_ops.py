@@ -78,6 +78,9 @@ class NumpyOps:
     def matmul_slots(self, x, routes, w):
         return np.einsum("ik,irk->ir", x, w[routes[0].ravel()])
 
+    def scaled_slots(self, x, routes, factors):
+        return x * factors[routes[0].ravel()][:, None]
+
     def combine(self, x, routes, residual=0.0):
         ids, weights = routes
         return np.einsum("ij,ijk->ik", weights, x.reshape(*ids.shape, -1)) + residual

@@ -59,7 +59,10 @@ class ReferenceMoE(ReferenceLlama):
         if f"blk.{i}.ffn_gate_inp.weight" not in self.w:
             return super().ffn(i, x)
         name = f"blk.{i}.ffn_"
-        gate, up, down = (self.w[name + part + "_exps.weight"] for part in ("gate", "up", "down"))
+        gate, up, down = (
+            self.w[f"{name}{part}_exps.weight"] * self.w.get(f"{name}{part}_exps.scale", np.ones(1))[:, None, None]
+            for part in ("gate", "up", "down")
+        )
         y = np.zeros_like(x)
         for row, (ids, weights) in enumerate(self.routes(i, self.linear(x, name + "gate_inp"))):
             for e, weight in zip(ids, weights, strict=True):

@@ -37,7 +37,9 @@ def gemma3(folder):
 @pytest.fixture(scope="module")
 def moe(folder):
     """Experts, and one that all rows share."""
-    return tiny_moe.write(folder / "moe.gguf", types=("F32", "Q8_0", "Q4_0"), architecture="qwen2moe", bias=True)
+    return tiny_moe.write(
+        folder / "moe.gguf", types=("F32", "Q8_0", "Q4_0"), architecture="qwen2moe", bias=True, scales=True
+    )
 
 
 NORMS, EXPERTS = ("norm_add", "norm_rope"), ("combine_add",)  # rows for which llama has no use

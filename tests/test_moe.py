@@ -33,6 +33,8 @@ CASES = {
     "qwen2moe": ({"architecture": "qwen2moe", "bias": True}, EXACT),
     "qwen2moe, 8 bits": ({"architecture": "qwen2moe", "types": ("Q8_0", "Q4_1")}, CODES),
     "llama": ({"architecture": "llama", "n_expert": 4, "n_used": 2}, EXACT),
+    "matrices and experts with scales": ({"scales": True}, EXACT),
+    "qwen2moe, scales, 8 bits": ({"architecture": "qwen2moe", "scales": True, "types": ("Q8_0", "Q4_0")}, CODES),
 }
 
 

@@ -39,10 +39,18 @@ def shapes(m: dict, **options) -> dict[str, tuple[int, ...]]:
     return out
 
 
-def write(path, types=("F32",), seed=0, bias=False, tied=False, **more):
-    """Write a model to `path`; `types` of the matrices in turn, those that choose experts are F32."""
+def write(path, types=("F32",), seed=0, bias=False, tied=False, scales=False, **more):
+    """Write a model to `path`; `types` of the matrices in turn, those that choose experts are F32.
+
+    scales: every matrix has one number, or one for each expert, that multiplies its product, and an input scale.
+    """
     m = meta(**more)
-    return gguf_writer.write(path, m, tiny_llama.random(shapes(m, bias=bias, tied=tied), types, seed))
+    shape_of = shapes(m, bias=bias, tied=tied)
+    if scales:
+        matrices = {n.removesuffix(".weight"): s for n, s in shape_of.items() if len(s) > 1 and "embd" not in n}
+        sizes = {n: (s[0],) if len(s) == 3 else (1,) for n, s in matrices.items()}
+        shape_of |= {f"{n}.{kind}": size for n, size in sizes.items() for kind in ("scale", "input_scale")}
+    return gguf_writer.write(path, m, tiny_llama.random(shape_of, types, seed))
 
 
 __all__ = ["N_VOCAB", "meta", "shapes", "write"]

@@ -226,11 +226,12 @@ def combine_add(graph: Graph, ops: list[Op]) -> list[Op]:
 
 @row
 def in_place(graph: Graph, ops: list[Op]) -> list[Op]:
-    """rope, add_bias and scaled write over their input where nobody else reads it."""
+    """What changes single numbers writes over its input where nobody else reads that; not the last op of all."""
     uses, out, same = _uses(ops), [], {}
     for op in ops:
         new = _reading(op, same)
-        if op.name in ("rope", "add_bias", "scaled") and uses[op.inputs[0]] == 1:
+        fits = op.name in ("rope", "add_bias", "scaled", "scaled_slots") and op is not ops[-1]
+        if fits and uses[op.inputs[0]] == 1:
             same[op.output] = new.inputs[0]
             new = replace(new, output=new.inputs[0])
         out.append(new)

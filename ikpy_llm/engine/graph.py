@@ -77,9 +77,8 @@ class Graph:
         self.one_row = one_row  # steps are single tokens
         self.options, self.n_ctx = options or Options(), n_ctx
         self.ops: list[Op] = []
-        self.claimed: dict[
-            str, str
-        ] = {}  # tensor name -> use: "matrix", "rows" (look-up), "vector", "table", "source" (others are made of it)
+        # tensor name -> use: "matrix", "rows" (look-up), "vector", "table", "source" (others are made of it), "unused"
+        self.claimed: dict[str, str] = {}
         self.layer, self.n_layer, self._prefix, self._n_values = -1, 0, "", 0
 
     # ---- tensors
@@ -195,7 +194,7 @@ class Graph:
         return self.emit("head_norm", x, width=x.width, weights={"w": w}, label=w, n_head=n_head, eps=eps)
 
     def linear(self, x: Value, name: str, width: int, part: tuple[int, int] | None = None) -> Value:
-        """y = W x, times its scale (one number, of ternary weights) and plus the bias where the file has them.
+        """y = W x, times its scale (one number, for ternary and NVFP4 weights) plus the bias, where the file has them.
 
         part (first, all): `width` rows of W, which has `all`.
         """
@@ -210,6 +209,7 @@ class Graph:
         if self.has(name + ".scale"):
             factor = self.claim(name + ".scale", (1,), "vector")
             y = self.emit("scaled", y, width=width, rows=y.rows, weights={"factor": factor}, label=factor)
+        self._input_scale(name)
         if not part and self.has(name + ".bias"):
             bias = self.claim(name + ".bias", (width,), "vector")
             y = self.emit("add_bias", y, width=width, weights={"bias": bias}, label=bias)
@@ -218,7 +218,18 @@ class Graph:
     def experts(self, x: Value, routes: Value, name: str, n_expert: int, width: int) -> Value:
         """W_e x for every chosen expert e: x has the step's rows, or those of an earlier result of `experts`."""
         w = self.claim(name + ".weight", (n_expert, width, x.width), "matrix")
-        return self.emit("experts", x, routes, width=width, rows=SLOTS, weights={"w": w}, label=w)
+        y = self.emit("experts", x, routes, width=width, rows=SLOTS, weights={"w": w}, label=w)
+        if self.has(name + ".scale"):
+            factors = self.claim(name + ".scale", (n_expert,), "vector")
+            weights = {"factors": factors}
+            y = self.emit("scaled_slots", y, routes, width=width, rows=SLOTS, weights=weights, label=factors)
+        self._input_scale(name)
+        return y
+
+    def _input_scale(self, name: str) -> None:
+        """For engines that round activations to NVFP4: it says how, and is no factor of the product."""
+        if self.has(name + ".input_scale"):
+            self.claimed[self.full(name + ".input_scale")] = "unused"
 
     def route(self, logits: Value, n_used: int, bias: str = "", **how) -> Value:
         """The n_used experts of each row and their weights; `how`: gating, group_score, n_group, n_group_used, norm,

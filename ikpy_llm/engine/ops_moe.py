@@ -95,6 +95,15 @@ def matmul_slots(o: Op, low: Lowering) -> Record:
 
 
 @op
+def scaled_slots(o: Op, low: Lowering) -> Record:
+    """y = x times the number that the file has for the row's expert"""
+    (x, routes), n_used = o.inputs, low.routes.n_used
+    words = x, At("file", o.weights["factors"]), o.output, x.width, routes, low.routes.groups
+    cost = Cost(flops_row=x.width * n_used, bytes_row=2 * F32 * x.width * n_used)
+    return _record(o, kernel_named("moe.scaled"), words, cost=cost)
+
+
+@op
 def combine(o: Op, low: Lowering) -> Record:
     """The weighted sum of what the experts made of each row (plus the residual)"""
     x, routes, *residual = o.inputs

@@ -77,6 +77,8 @@ class Session:
         self.params.check_all_read()
         if made := sorted({name.rpartition(".")[0].split(".")[-1] for name in set(self.tensors) - set(file.tensors)}):
             log.info("%s: not in the file, computed at load", " and ".join(made))
+        if unused := list(graph.claimed.values()).count("unused"):
+            log.info("%d input scales are not used: activations are not rounded to NVFP4", unused)
         self.n_vocab = graph.tensors["token_embd.weight"].shape[0]
         self._requantized = self._requantize(graph) if options.pp_requant else {}
         self.weights = Weights(file, self.tensors, graph.claimed)

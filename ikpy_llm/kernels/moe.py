@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .moe_layout import HEADER, MAX_EXPERTS
-from .rowwise import ELEMENT, row_run, row_runs
+from .rowwise import ELEMENT, row_run, row_runs, scale
 from .simd import (
     F32,
     LANES,
@@ -263,6 +263,21 @@ def gather(t: int):
                 turn = turn + 1 if turn + 1 < nth else 0
 
     return gather
+
+
+def scaled():
+    """y = x * factors[e] for the grouped rows of each expert e. Words: x f32 [slots][width], factors f32[experts], y,
+    width, routes, o_groups. y may be x.
+    """
+
+    def scaled(x, factors, y, width, routes, o_groups, ith, nth):
+        for g in range(load_i64(routes)):
+            at = routes + o_groups + 16 * g
+            factor = load_f32(factors + 4 * load_i32(at))
+            first, n = load_i32(at + 4) * width * ELEMENT, load_i32(at + 8) * width
+            scale(x + first, y + first, n, factor, ith, nth)
+
+    return scaled
 
 
 def combine(add: bool = False):

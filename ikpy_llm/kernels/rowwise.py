@@ -147,16 +147,22 @@ def add_bias():
     return add_bias
 
 
+@inline
+def scale(x, y, n, factor, ith, nth):
+    """y = x * factor for this thread's elements out of n."""
+    first, end = _run(n, ith, nth)
+    whole = first + (end - first) // LANES * LANES
+    for i in range(first, whole, LANES):
+        store(y + i * ELEMENT, load(F32, x + i * ELEMENT) * factor)
+    for i in range(whole, end):
+        store_f32(y + i * ELEMENT, load_f32(x + i * ELEMENT) * factor)
+
+
 def scaled():
     """y = x * factor[0], one number of the file. Words: x, factor, y, width, state. y may be x."""
 
     def scaled(x, factor, y, width, state, ith, nth):
-        first, end = _run(load_i64(state) * width, ith, nth)
-        whole, one = first + (end - first) // LANES * LANES, load_f32(factor)
-        for i in range(first, whole, LANES):
-            store(y + i * ELEMENT, load(F32, x + i * ELEMENT) * one)
-        for i in range(whole, end):
-            store_f32(y + i * ELEMENT, load_f32(x + i * ELEMENT) * one)
+        scale(x, y, load_i64(state) * width, load_f32(factor), ith, nth)
 
     return scaled
 
