@@ -68,7 +68,7 @@ def test_weights_of_every_type_are_sane():
     names = quants.names()
     jit.load(jit.Kernel("derive.dequant", type=name) for name in names)
     for name in names:
-        data = synthetic.SyntheticTensor("x", name, (16, 512)).data
+        data = synthetic.synthetic_tensor("x", name, (16, 512)).data
         values = dequantize(data, name, (16, 512))
         assert np.isfinite(values).all(), name
         assert synthetic.DEVIATION / 4 < values.std() < synthetic.DEVIATION * 4, (name, values.std())
@@ -76,7 +76,7 @@ def test_weights_of_every_type_are_sane():
 
 
 def test_bytes_come_and_go():
-    tensor = synthetic.SyntheticTensor("x", "Q4_0", (100, 256))
+    tensor = synthetic.synthetic_tensor("x", "Q4_0", (100, 256))
     first = tensor.data.copy()
     assert len(first) == tensor.n_bytes == 100 * 144 and tensor.address % 4096 == 0
     tensor.release()

@@ -1,4 +1,4 @@
-"""Tensors that a model file lacks and that are computed from others of it; see gguf.Tensor."""
+"""Tensors whose bytes are computed when they are wanted, mostly from others of the file; see gguf.Tensor."""
 
 from __future__ import annotations
 

@@ -130,10 +130,10 @@ def _as_rows(part: _Part, tensor: Tensor) -> Tensor:
 
     if weave.base_of(tensor.type_name) == tensor.type_name:
         return tensor
-    from ikpy_llm.engine.gguf_unwoven import UnwovenTensor
+    from ikpy_llm.engine.gguf_unwoven import unwoven
 
     try:
-        return UnwovenTensor(tensor)
+        return unwoven(tensor)
     except ValueError as error:
         raise ModelFileError(f"{part.path}: tensor {shown(tensor.name)}: {error}") from None
 

@@ -160,7 +160,7 @@ def gemv(ragged: bool, rows_layout: bool, shared: bool):
     n_slices, start, y, by_row, by_id, rows, k, state.
     """
     number, group = _groups(1, ragged)
-    args_of = stack(8 * WORDS)
+    args_of, at = stack(8 * WORDS), 2 if rows_layout else 1  # word of the acts
 
     def gemv(
         kernel,
@@ -184,31 +184,20 @@ def gemv(ragged: bool, rows_layout: bool, shared: bool):
         nth,
     ):
         args = args_of()
+        put(args, 1, row_bytes)  # of rows_layout, else overwritten
+        put(args, 5, rows)  # elements between columns of y; overwritten with rows_layout
+        put(args, 6, rows)
+        put(args, 7, k)
+        put(args, 8, 0)
+        put(args, 9, 0)
         for i in range(number(routes, n_groups)):
             id_, first, _ = group(routes, o_groups, i, state)
             x = acts if shared else acts + first * n_slices * stride
-            out, matrix = y + first * by_row + id_ * by_id, w + id_ * matrix_bytes
-            put(args, 0, matrix)
-            if rows_layout:
-                put(args, 1, row_bytes)
-                put(args, 2, x)
-                put(args, 3, stride)
-                put(args, 4, start)
-                put(args, 5, out)
-                put(args, 6, rows)
-                put(args, 7, k)
-                put(args, 8, 0)
-                put(args, 9, 0)
-            else:
-                put(args, 1, x)
-                put(args, 2, stride)
-                put(args, 3, start)
-                put(args, 4, out)
-                put(args, 5, rows)
-                put(args, 6, rows)
-                put(args, 7, k)
-                put(args, 8, 0)
-                put(args, 9, 0)
+            put(args, 0, w + id_ * matrix_bytes)
+            put(args, at, x)
+            put(args, at + 1, stride)
+            put(args, at + 2, start)
+            put(args, at + 3, y + first * by_row + id_ * by_id)
             call_kernel(kernel, args, ith, nth)
 
     return gemv
