@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from reference_formats import FLOAT_MINS, FORMATS, INT_MINS, SUB, Weights
 
+from ikpy_llm.kernels.derive.layout import PAIRS, chunk
+
 SLICE = 256  # columns of activations that share a unit of their sums
 MIN_UNIT = 8  # sums that meet integer minimums are kept in units of 1/8
 MAGIC = 1.5 * 2**23
@@ -58,7 +60,11 @@ class Acts:
         return np.rint(self.sums(sub).astype(np.float32) * np.repeat(fixed, 32 // sub, axis=1)).astype(np.int16)
 
     def starts(self, zero: int, sub: int):
-        """Where an integer accumulator starts: bits of MAGIC, minus zero times the sum of codes."""
+        """Where an integer accumulator starts: bits of MAGIC, minus zero times the sum of codes; or, for sub - PAIRS
+        columns, the words of pairs of 16 bits, which are those sums of even and of odd pairs of columns."""
+        if sub > PAIRS:
+            pairs = self.codes.reshape(len(self.codes), -1, (sub - PAIRS) // 4, 2, 2).astype(int).sum(axis=(2, 4))
+            return np.ascontiguousarray(-zero * pairs).astype(np.int16).view(np.int32)[..., 0]
         return np.float32(MAGIC).view(np.int32) - zero * self.sums(sub)
 
 
@@ -91,9 +97,11 @@ def product(w: Weights, acts: Acts) -> tuple[np.ndarray, np.ndarray]:
 
     Integer sums and sub-block scales are exact, so the error is that of the float32 operations. Every partial sum is at
     most A = sum of |terms|, and so is the sum of roundings of single terms. Roundings, in units of 2^-24 * A:
-    In a slice of 256 columns: one for the terms (sum times d of the activations), one per sub-block for their sum; one
-    for the terms of float minimums and one per 32 columns for their sum, or two for all integer minimums. Then one per
-    slice for the total. A scale per row costs two more: its gain and the total's. 1 % is added for the second order.
+    In a slice of 256 columns: one for the terms (sum times d of the activations), one per sub-block for their sum (or,
+    where integer scales are part of the integer sum, one for that as a float, one per 32 columns for their sum and one
+    for d); one for the terms of float minimums and one per 32 columns for their sum, or two for all integer minimums.
+    Then one per slice for the total. A scale per row costs two more: its gain and the total's. 1 % is added for the
+    second order.
     Integer minimums meet sums rounded to 1/MIN_UNIT (in float32, whose error is below 1 % of that): at most
     unit / (2 MIN_UNIT) * |floor| per sub-block.
     """
@@ -101,7 +109,7 @@ def product(w: Weights, acts: Acts) -> tuple[np.ndarray, np.ndarray]:
     k, sub = x.shape[1], SUB[w.type]
     size = w.gain * np.abs(x) @ (np.abs(w.scale * w.code) + np.abs(w.floor)).T
     mins = min(k, SLICE) // 32 + 1 if w.type in FLOAT_MINS else 2 if w.type in INT_MINS else 0
-    in_slice = 1 + min(k, SLICE) // sub + mins
+    in_slice = (2 + min(k, SLICE) // 32 if chunk(w.type) else 1 + min(k, SLICE) // sub) + mins
     bound = 1.01 * U * (in_slice + -(-k // SLICE) + (2 if FORMATS[w.type].row else 0)) * size
     if w.type in INT_MINS:
         unit = np.repeat(_f(acts.unit), SLICE // sub, axis=1)[:, : k // sub]

@@ -6,7 +6,8 @@ import reference_kernels as ref
 from matmul_cases import Margins, T, quantize_kernel, random_x, step_state
 
 from ikpy_llm.kernels import jit
-from ikpy_llm.kernels.derive.layout import SLICE, ActsLayout
+from ikpy_llm.kernels.derive.layout import PAIRS, SLICE, ActsLayout
+from ikpy_llm.kernels.simd import target
 
 FLAVOURS = ((8, 32), (32, 16), (128, 32))
 SOURCES = ("norm", "silu", "gelu")
@@ -58,8 +59,9 @@ class Records:
         pairs = self.part(s, o.sums16, 32 * t, np.int16, (8, t, 2), 1)
         out["sums16"] = pairs.transpose(1, 0, 2).reshape(-1, 16)[:, : 2 * blocks]
         for zero, sub in o.stored:
-            starts = self.part(s, o.start((zero, sub)), SLICE // sub * 4 * t, np.int32, (SLICE // sub, t), 1)
-            out[zero, sub] = starts.T[:, : 32 * blocks // sub]
+            each = sub % PAIRS
+            starts = self.part(s, o.start((zero, sub)), SLICE // each * 4 * t, np.int32, (SLICE // each, t), 1)
+            out[zero, sub] = starts.T[:, : 32 * blocks // each]
         return out
 
     def floats(self, n):
@@ -87,7 +89,8 @@ def check(x, t, flavours=FLAVOURS, **kwargs):
             "unit": acts.unit[:, s],
         }
         for zero, sub in records.layout.stored:
-            wanted[zero, sub] = acts.starts(zero, sub)[:, blocks if sub == 32 else half]
+            each = SLICE // (sub % PAIRS)
+            wanted[zero, sub] = acts.starts(zero, sub)[:, s * each : (s + 1) * each]
         for name, a in wanted.items():
             assert (got[name][:n] == a).all(), (name, s, t, np.argwhere(got[name][:n] != a)[:3])
         for name in ("codes", "d", "offsets", "sums", "sums32", "sums16", "unit"):
@@ -107,6 +110,10 @@ def test_random(t, k):
 def test_other_start_values():
     for flavours in ((), ((0, 32),), ((16, 32),), ((32, 16), (0, 32), (16, 32)), ((0, 32), (128, 32))):
         check(random_x(7, 288), T, flavours)
+    if target.current().pairs16:
+        for flavours in (((63, PAIRS + 8),), ((32, PAIRS + 16), (8, 32), (1, PAIRS + 32)), ((4, 16), (31, PAIRS + 16))):
+            for t in (1, T):
+                check(random_x(7, 288), t, flavours)
     with pytest.raises(KeyError, match="no start values"):
         ActsLayout(1, ((8, 32),)).start((16, 32))
 

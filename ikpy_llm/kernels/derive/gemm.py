@@ -33,16 +33,18 @@ from ..simd.ops import (
 )
 from . import gemm_float
 from .gemv import prefetch_columns, prefetch_lines
-from .layout import MIN_UNIT, SLICE, ActsLayout, PanelLayout, flavour, gemm_panels, gemm_tile
+from .layout import MIN_UNIT, SLICE, ActsLayout, PanelLayout, chunk, flavour, gemm_panels, gemm_tile
 from .output import column_writer
-from .panels import decode_block, min_reader, rows_to_tile, scale_reader
+from .panels import decode_block, int_scale_reader, min_reader, rows_to_tile, scale_reader
 from .row_scales import row_scales_of, scaled_rows
-from .rows import row_functions
+from .rows import row_functions, scale_integer
 from .tileops import (
+    block_dots,
     codes_to_store,
     dot2_panels,
     fma_panels,
     fma_splat_panels,
+    mul_panels,
     over_panels,
     panel_of,
     scaled_dots,
@@ -50,9 +52,12 @@ from .tileops import (
 
 VECTOR = 4 * LANES  # bytes
 NP, T = gemm_panels(), gemm_tile()
-# decoded slice of a panel: codes u8[64][W][4], scales f32[256/sub][W], minimums, f32[W]: -dmin / MIN_UNIT
+# decoded slice of a panel: codes u8[64][W][4], scales f32[256/sub][W] (integers i16[256/sub][W][2] where layout.chunk),
+# minimums, f32[W]: -dmin / MIN_UNIT, and f32[W]: what integer scales are multiples of
 N_CODES, N_SCALES, N_MINS = 64 * VECTOR, 16 * VECTOR, 8 * VECTOR
-N_DECODED = N_CODES + N_SCALES + N_MINS + VECTOR
+O_MINS = N_CODES + N_SCALES
+O_D = O_MINS + N_MINS + VECTOR
+N_DECODED = O_D + VECTOR
 
 
 def gemm(type: str, rows_layout: bool = False):
@@ -203,7 +208,7 @@ def _quant_steps(q, rows_layout: bool):
 def _decode_panel(q):
     """Function (w, _, panel, rows, k, k0, blocks, dst): one slice of a woven panel to codes, scales and minimums."""
     layout = PanelLayout(q, LANES)
-    block, (d_of, scale), mins = decode_block(q), scale_reader(q), min_reader(q)
+    block, (d_of, put_scales), mins = decode_block(q), _scale_store(q), min_reader(q)
     block_bytes, fixed, subs, header = layout.block_bytes, layout.fixed_bytes, layout.subs, layout.header_bytes
     int_mins, float_mins = q.int_mins, q.mins == "f16"
     pairs, unit = mins if int_mins else (None, None)
@@ -224,21 +229,41 @@ def _decode_panel(q):
         p = w + panel * (header + n * block_bytes + (n + 7) // 8 * fixed) + header
         p += k0 // 32 * block_bytes + k0 // SLICE * fixed
         d = d_of(p, blocks)
+        store(dst + O_D, d)
         for b in range(blocks):
             tile_store(dst + b * (8 * VECTOR), VECTOR, block(p, blocks, b))
-            for s in range(subs):
-                store(dst + N_CODES + (b * subs + s) * VECTOR, scale(p, blocks, b * subs + s, d))
-        put_mins(p, blocks, dst + N_CODES + N_SCALES)
+            put_scales(dst + N_CODES + b * (subs * VECTOR), p, blocks, b, d)
+        put_mins(p, blocks, dst + O_MINS)
 
     return decode
+
+
+def _scale_store(q):
+    """Functions d(super-block, blocks) and put(dst, super-block, blocks, block, d): the block's scales to dst."""
+    subs, int_scales = 32 // q.sub, chunk(q.name) != 0
+    d_of, scale = int_scale_reader(q) if int_scales else scale_reader(q)
+    if int_scales:
+
+        @inline
+        def put(dst, p, blocks, b, d):
+            tile_store(dst, VECTOR, scale(p, blocks, b))
+    else:
+
+        @inline
+        def put(dst, p, blocks, b, d):
+            for s in range(subs):
+                store(dst + s * VECTOR, scale(p, blocks, b * subs + s, d))
+
+    return d_of, put
 
 
 def _decode_rows(q):
     """The same from rows in the layout of the file (weights that were not woven)."""
     rows_of, to_tile = row_functions(q), rows_to_tile(q, decoded=True)
-    scale, floor, floor_int, dmin = rows_of.scale, rows_of.floor, rows_of.floor_int, rows_of.dmin
+    floor, floor_int, dmin = rows_of.floor, rows_of.floor_int, rows_of.dmin
     per_block, block_bytes, subs, lanes = max(q.block // 32, 1), q.n_bytes, 32 // q.sub, LANES
     meta, centred, kept = q.meta, Dots(q.top).centred, codes_to_store(q.top)
+    put_scale, put_d = _row_scale_store(q, rows_of)
     put_min = _row_min_store(q, floor, floor_int)
     put_unit = _row_unit_store(dmin, q.unit)
 
@@ -256,14 +281,41 @@ def _decode_rows(q):
             for r in range(valid):
                 for s in range(subs):
                     j = b * subs + s
-                    ops.store_f32(dst + N_CODES + j * VECTOR + 4 * r, scale(at + r * row_stride, j0 + s))
-                    put_min(dst + N_CODES + N_SCALES, j, r, at + r * row_stride, j0 + s)
+                    put_scale(dst + N_CODES + j * VECTOR + 4 * r, at + r * row_stride, j0 + s)
+                    put_min(dst + O_MINS, j, r, at + r * row_stride, j0 + s)
         for r in range(valid):
-            put_unit(
-                dst + N_CODES + N_SCALES + N_MINS + 4 * r, first + k0 // 32 // per_block * block_bytes + r * row_stride
-            )
+            at = first + k0 // 32 // per_block * block_bytes + r * row_stride
+            put_unit(dst + O_MINS + N_MINS + 4 * r, at)
+            put_d(dst + O_D + 4 * r, at)
 
     return decode
+
+
+def _row_scale_store(q, rows_of):
+    """Functions (dst, block, sub-block) and (dst, block): a row's scale, and what integer ones are multiples of."""
+    scale, scale_int, d, integer, unit = rows_of.scale, rows_of.scale_int, rows_of.d, scale_integer(q.scales), q.unit
+    if not chunk(q.name):
+
+        @inline
+        def put(dst, block, j):
+            ops.store_f32(dst, scale(block, j))
+
+        @inline
+        def put_d(dst, block):
+            pass
+    else:
+
+        @inline
+        def put(dst, block, j):
+            s = integer(scale_int(block, j))
+            ops.store_i16(dst, s)
+            ops.store_i16(dst + 2, s)
+
+        @inline
+        def put_d(dst, block):
+            ops.store_f32(dst, d(block) * np.float32(unit))
+
+    return put, put_d
 
 
 def _row_min_store(q, floor, floor_int):
@@ -305,28 +357,17 @@ def _row_unit_store(dmin, unit: float):
 def _quant_tile(q):
     """Function (decoded slice, blocks, record, start, next record) -> its sums for NP panels x T columns."""
     acts, subs = ActsLayout(T), 32 // q.sub
-    dots, rescaled = scaled_dots(NP, T, 8 // subs, q.top, flavour(q.name)[0]), fma_panels(NP, T)
+    (block_of, end), rescaled = _block_step(q), fma_panels(NP, T)
     repeated = over_panels(NP, T, F32)
     n_vectors, o_scales, o_unit, o_sums = NP * T, acts.scales, acts.unit, acts.sums
-    to_offsets = acts.offsets - acts.scales
     o_pairs = acts.sums32 if subs == 1 else acts.sums16
     int_mins, float_mins, pair_dot = q.int_mins, q.mins == "f16", dot2_panels(NP, T)
     minus, fetch = fma_splat_panels(NP, T), prefetch_lines(-(-32 * T // 64))
 
     @inline
-    def block_of(acc, weights, b, rec, start):
-        codes, scales, d = rec + b * (32 * T), weights + N_CODES, rec + o_scales + b * (4 * T)
-        at = weights + b * (8 * VECTOR)
-        if subs == 1:
-            return dots(acc, at, N_DECODED, rec + start + b * (4 * T), codes, d, to_offsets, scales + b * VECTOR)
-        s0, start0 = scales + b * (2 * VECTOR), rec + start + b * (8 * T)
-        acc = dots(acc, at, N_DECODED, start0, codes, d, to_offsets, s0)
-        return dots(acc, at + 4 * VECTOR, N_DECODED, start0 + 4 * T, codes + 16 * T, d, to_offsets, s0 + VECTOR)
-
-    @inline
     def with_mins(acc, weights, b, rec):
         if float_mins:
-            return minus(rec + o_sums + b * (4 * T), weights + (N_CODES + N_SCALES) + b * VECTOR, N_DECODED, acc)
+            return minus(rec + o_sums + b * (4 * T), weights + O_MINS + b * VECTOR, N_DECODED, acc)
         return acc
 
     @inline
@@ -334,11 +375,9 @@ def _quant_tile(q):
         if int_mins:
             isum = tile_zeros(I32V, n_vectors)
             for jj in range(blocks * subs // 2):
-                isum = pair_dot(
-                    isum, weights + (N_CODES + N_SCALES) + jj * VECTOR, N_DECODED, rec + o_pairs + jj * (4 * T)
-                )
+                isum = pair_dot(isum, weights + O_MINS + jj * VECTOR, N_DECODED, rec + o_pairs + jj * (4 * T))
             sums = cast(F32, isum) * repeated(tile_splat(F32, T, rec + o_unit, 4))
-            return rescaled(sums, weights + (N_CODES + N_SCALES + N_MINS), N_DECODED, acc)
+            return rescaled(sums, weights + (O_MINS + N_MINS), N_DECODED, acc)
         return acc
 
     @inline
@@ -348,6 +387,45 @@ def _quant_tile(q):
             fetch(following + b * (32 * T))
             prefetch(following + o_scales + b * 64)
             acc = with_mins(block_of(acc, weights, b, rec, start), weights, b, rec)
-        return slice_mins(acc, weights, blocks, rec)
+        return slice_mins(end(acc, weights), weights, blocks, rec)
 
     return step
+
+
+def _block_step(q):
+    """Functions (acc, decoded slice, block, record, start) -> acc plus the block's products, and (acc, decoded slice)
+    -> their sum over the slice."""
+    acts, subs, zero, width = ActsLayout(T), 32 // q.sub, flavour(q.name)[0], chunk(q.name)
+    o_scales, to_offsets = acts.scales, acts.offsets - acts.scales
+    if width:
+        block_dot, times = block_dots(NP, T, subs, width, q.top, zero), mul_panels(NP, T)
+        step, n_scales = 32 // width * 4 * T, subs * VECTOR
+
+        @inline
+        def block_of(acc, weights, b, rec, start):
+            at, scales = weights + b * (8 * VECTOR), weights + N_CODES + b * n_scales
+            codes, d = rec + b * (32 * T), rec + o_scales + b * (4 * T)
+            return block_dot(acc, at, N_DECODED, rec + start + b * step, codes, d, scales)
+
+        @inline
+        def end(acc, weights):
+            return times(acc, weights + O_D, N_DECODED)
+
+        return block_of, end
+    dots = scaled_dots(NP, T, 8 // subs, q.top, zero)
+
+    @inline
+    def scaled_block(acc, weights, b, rec, start):
+        codes, scales, d = rec + b * (32 * T), weights + N_CODES, rec + o_scales + b * (4 * T)
+        at = weights + b * (8 * VECTOR)
+        if subs == 1:
+            return dots(acc, at, N_DECODED, rec + start + b * (4 * T), codes, d, to_offsets, scales + b * VECTOR)
+        s0, start0 = scales + b * (2 * VECTOR), rec + start + b * (8 * T)
+        acc = dots(acc, at, N_DECODED, start0, codes, d, to_offsets, s0)
+        return dots(acc, at + 4 * VECTOR, N_DECODED, start0 + 4 * T, codes + 16 * T, d, to_offsets, s0 + VECTOR)
+
+    @inline
+    def as_it_is(acc, weights):
+        return acc
+
+    return scaled_block, as_it_is

@@ -1,8 +1,9 @@
 """Product of a woven matrix with 1 to 8 activation columns: generation. Bound by memory: weights are decoded in
 registers, read once, prefetched.
 
-Per row and slice of 256 columns: total += sum_b s_b * (d_b * isum_b) + mins; the same operations in the same order as
-gemm.py, so a token gets the same bits alone or inside a prompt.
+Per row and slice of 256 columns: total += sum_b s_b * (d_b * isum_b) + mins, or d * sum_b d_b * isum_b + mins where
+integer scales are part of isum_b (layout.chunk); the same operations in the same order as gemm.py, so a token gets the
+same bits alone or inside a prompt.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from ..simd.ops import (
     tile_splat,
     tile_zeros,
 )
-from .layout import SLICE, ActsLayout, PanelLayout, flavour
+from .layout import SLICE, ActsLayout, PanelLayout, chunk, flavour
 from .output import column_writer
-from .panels import decode_block, min_reader, scale_reader
-from .tileops import dot_vectors, start_values, tile_splat_pair
+from .panels import decode_block, int_scale_reader, min_reader, scale_reader
+from .tileops import block_sum, dot_vectors, start_values, tile_splat_pair
 
 # super-blocks (of about 2 KB) to ask for ahead; Zen 5, 2 threads, best of 5: 4 reach 0.95 of read bandwidth, 1 0.7
 AHEAD = 4
@@ -53,9 +54,34 @@ def gemv(type: str, n: int):
     return gemv
 
 
+def slice_sums(q, n: int):
+    """Functions d(super-block, blocks), add and end: add(acc f32 tile, super-block, blocks, block, d, record, start) ->
+    acc plus the block's products, scaled; end(acc, d) -> their sum over the slice."""
+    if not chunk(q.name):
+
+        @inline
+        def end(acc, d):
+            return acc
+
+        return scale_reader(q)[0], block_sums(q, n), end
+    decode, (d_of, scales), o_scales, width = decode_block(q), int_scale_reader(q), ActsLayout(n).scales, chunk(q.name)
+    sums, step = block_sum(n, 32 // q.sub, width, q.top, flavour(q.name)[0]), 32 // width * 4 * n
+
+    @inline
+    def add(acc, p, blocks, b, d, rec, start):
+        products = sums(decode(p, blocks, b), rec + start + b * step, rec + b * (32 * n), scales(p, blocks, b))
+        return fma(cast(F32, products), tile_splat(F32, n, rec + o_scales + b * (4 * n), 4), acc)
+
+    @inline
+    def end(acc, d):
+        return acc * d
+
+    return d_of, add, end
+
+
 def block_sums(q, n: int):
     """Function (acc f32 tile, super-block, blocks, block, d, record, start) -> acc plus the block's products,
-    scaled."""
+    scaled as floats."""
     decode, (_, scale), mins = decode_block(q), scale_reader(q), min_reader(q)
     layout, subs = ActsLayout(n), 32 // q.sub
     o_scales, o_sums, to_offsets = layout.scales, layout.sums, layout.offsets - layout.scales
@@ -140,7 +166,7 @@ def slice_mins(q, n: int):
 
 def _quant_panel(q, n: int):
     layout = PanelLayout(q, LANES)
-    add, add_mins, (d_of, _) = block_sums(q, n), slice_mins(q, n), scale_reader(q)
+    (d_of, add, end), add_mins = slice_sums(q, n), slice_mins(q, n)
     block_bytes, fixed, header = layout.block_bytes, layout.fixed_bytes, layout.header_bytes
     lines = -(-block_bytes // 64)
     ahead = AHEAD * (8 * block_bytes + fixed)
@@ -159,7 +185,7 @@ def _quant_panel(q, n: int):
             for b in range(blocks):
                 fetch(p + ahead + b * block_bytes)
                 acc = add(acc, p, blocks, b, d, rec, start)
-            total = total + add_mins(acc, p, blocks, rec)
+            total = total + add_mins(end(acc, d), p, blocks, rec)
             p += blocks * block_bytes + fixed
             rec += stride
         return fma(total, load(F32, first), tile_zeros(F32, n)) if header else total

@@ -27,8 +27,8 @@ from ..simd.ops import (
     zeros,
 )
 from .gemv import column_reader
-from .layout import MAGIC_BITS, MIN_UNIT, SLICE, ActsLayout, flavour
-from .rows import row_functions
+from .layout import MAGIC_BITS, MIN_UNIT, SLICE, ActsLayout, chunk, flavour
+from .rows import row_functions, scale_integer
 
 
 def gemv_rows(type: str):
@@ -56,7 +56,8 @@ def _quant_row(q):
     codes_type, sums_type = Vec("i8", sub), Vec("i32", sub // 4)
     product = dot4_small if q.top < 128 else dot4_centred if TARGET.pairs16 else dot4
     o_scales, o_offsets, o_sums, o_unit, in_block = acts.scales, acts.offsets, acts.sums, acts.unit, 32 // sub
-    plain = flavour(q.name)[0] == 0
+    plain, columns = flavour(q.name)[0] == 0, chunk(q.name)
+    one_d = q.block >= SLICE or not columns  # else the type has a scale per row and d is 1
     o_pairs = acts.sums32 if in_block == 1 else acts.sums16
     float_mins, int_mins, unit = q.mins == "f16", q.int_mins, np.float32(-q.unit / MIN_UNIT)
     per_slice, meta, row_scale, gain, by_row = SLICE // block, q.meta, fns.row, np.float32(q.gain), q.row is not None
@@ -72,6 +73,38 @@ def _quant_row(q):
         if float_mins:
             acc = fma(load_f32(rec + o_sums + 4 * b), -floor(p, j), acc)
         return acc
+
+    if columns:
+        scale_int, integer, d_of = fns.scale_int, scale_integer(q.scales), fns.d
+        per_sub, factor, zero = sub // columns, np.float32(q.unit), not plain
+
+        @inline
+        def add_block(acc, p, j, i, rec, start):
+            """Block i of the slice, whose first sub-block is j of block p."""
+            isum = np.int64(0)
+            for s in range(in_block):
+                at = rec + i * 32 + s * sub
+                one = np.int64(reduce_add(product(zeros(sums_type), levels(p, j + s), load(codes_type, at))))
+                if zero:
+                    for c in range(2 * per_sub):
+                        one += load_i16(rec + start + 2 * (2 * per_sub * (i * in_block + s) + c))
+                isum += one * integer(scale_int(p, j + s))
+            return fma(np.float32(isum), load_f32(rec + o_scales + 4 * i), acc)
+
+        @inline
+        def end(acc, p):
+            return acc * (d_of(p) * factor)
+    else:
+
+        @inline
+        def add_block(acc, p, j, i, rec, start):
+            for s in range(in_block):
+                acc = add(acc, p, j + s, i * in_block + s, rec, start)
+            return acc
+
+        @inline
+        def end(acc, p):
+            return acc
 
     @inline
     def mins(acc, p, rec):
@@ -90,11 +123,12 @@ def _quant_row(q):
             acc = np.float32(0)
             for b in range(min(per_slice, (k - k0) // block)):
                 prefetch(p + 1024)
-                for j in range(subs):
-                    acc = add(acc, p, j, b * subs + j, rec, start)
-                acc = mins(acc, p, rec)
+                for j in range(0, subs, in_block):
+                    acc = add_block(acc, p, j, (b * subs + j) // in_block, rec, start)
+                if one_d:
+                    acc = mins(end(acc, p), p, rec)
                 p += block_bytes
-            total += acc
+            total += acc if one_d else end(acc, row + meta)
             rec += stride
         return fma(total, row_scale(row) * gain, np.float32(0)) if by_row else total
 

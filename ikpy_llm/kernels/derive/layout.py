@@ -23,12 +23,15 @@ K, tile) holds:
     sums32   i16[4][T][2]      the same in units of unit / MIN_UNIT, rounded, as pairs; sums16 i16[8][T][2]: 16 columns
     unit     f32[T]            the largest d of the slice
     starts   i32[256/sub][T]   for each flavour (zero, sub): bits of MAGIC - zero * sum of the codes; where products are
-                               those of code - 128 (simd/dots.py), zero is 128 less. None for zero = 0
+                               those of code - 128 (simd/dots.py), zero is 128 less. None for zero = 0.
+             i16[256/n][T][2]  for each flavour (zero, PAIRS + n): -zero * sum of the codes of n columns, those of even
+                               pairs of columns and those of odd ones, where integers scale sums of 16 bits (`chunk`)
 Float types read float acts instead: f32[256][T] per record.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from ..quants import Plain, Quant, get
@@ -126,7 +129,26 @@ def file_bytes(type_name: str, k: int) -> int:
     return row_bytes(type_name, k)
 
 
-Flavour = tuple[int, int]  # (zero, sub) of a weight type: which start values its kernels read
+PAIRS = 64
+Flavour = tuple[int, int]  # (zero, sub or PAIRS + chunk) of a weight type: which start values its kernels read
+
+
+@functools.cache
+def chunk(type_name: str) -> int:
+    """Columns whose products add up in 16 bits before the sub-block's integer scale multiplies them; 0 for types whose
+    sub-blocks are scaled as floats.
+
+    AVX2 without a dot-product instruction turns pairs of 16-bit sums into 32 bits with a multiply-add by 1; multiplying
+    by the scale costs no more, and a block of 32 columns becomes a float once, whatever its sub-blocks. Sums may leave
+    16 bits on the way: only that of value - zero has to fit.
+    """
+    q = get(type_name)
+    if not target.current().pairs16 or q.is_float or not q.int_scales or q.mins == "f16":
+        return 0
+    if q.top > 127:
+        return 4 if q.zero == 128 else 0
+    vectors = 32767 // (2 * 127 * max(q.zero, q.top - q.zero))
+    return min(q.sub, 4 << vectors.bit_length() - 1)
 
 
 def flavour(type_name: str) -> Flavour | None:
@@ -134,7 +156,8 @@ def flavour(type_name: str) -> Flavour | None:
     q = get(type_name)
     if isinstance(q, Plain):
         return None
-    return q.zero - 128 if target.current().pairs16 and q.top > 127 else q.zero, q.sub
+    zero, columns = q.zero - 128 if target.current().pairs16 and q.top > 127 else q.zero, chunk(type_name)
+    return zero, PAIRS + columns if columns else q.sub
 
 
 @dataclass(frozen=True)
@@ -181,7 +204,7 @@ class ActsLayout:
         for f in self.stored:
             if f == flavour:
                 return offset
-            offset += SLICE // f[1] * 4 * self.t
+            offset += SLICE // (f[1] % PAIRS) * 4 * self.t
         raise KeyError(f"these activations have no start values for {flavour}")
 
     @property
@@ -193,7 +216,7 @@ class ActsLayout:
         """Words of 4 bytes per column of a record; those of its columns are interleaved."""
         if self.is_float:
             return SLICE
-        return self.starts // (4 * self.t) + sum(SLICE // sub for _, sub in self.stored)
+        return self.starts // (4 * self.t) + sum(SLICE // (columns % PAIRS) for _, columns in self.stored)
 
     @property
     def stride(self) -> int:

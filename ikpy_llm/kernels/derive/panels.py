@@ -19,6 +19,7 @@ from ..simd.ops import F16, F32, I8L, I16V, I32V, LANES, U8, U8L, bits, cast, in
 from ..simd.shared import intrinsic
 from .layout import MIN_UNIT, NIBBLES, PanelLayout
 from .rows import row_functions
+from .tileops import tile_of_one, tile_of_two
 
 WORDS = Vec("u32", LANES)  # a U8 vector seen as 32-bit words, for shifts
 
@@ -204,6 +205,98 @@ def stored_scales(q: Quant, layout: PanelLayout):
     return stored
 
 
+def int_scale_reader(q: Quant):
+    """Functions d(super-block, n) -> F32, what integer scales are multiples of, and scales(super-block, n, block) ->
+    Tile(I16V, subs): those of the block's sub-blocks, each twice."""
+    layout = PanelLayout(q, LANES)
+    code_bytes, subs, unit = layout.code_bytes, layout.subs, np.float32(q.unit)
+    stored, integer = stored_scale_pairs(q, layout), scale_integers(q.scales)
+    if q.block_d:
+        d = scale_reader(q)[0]
+    else:
+
+        @inline
+        def d(p, n):
+            return splat(F32, unit)
+
+    if q.scales == "one":
+
+        @inline
+        def one(p, n, j):
+            return splat(I16V, np.int16(1))
+    else:
+
+        @inline
+        def one(p, n, j):
+            return integer(stored(p + n * code_bytes, j))
+
+    if subs == 1:
+
+        @inline
+        def scales(p, n, block):
+            return tile_of_one(one(p, n, block))
+    else:
+
+        @inline
+        def scales(p, n, block):
+            return tile_of_two(one(p, n, 2 * block), one(p, n, 2 * block + 1))
+
+    return d, scales
+
+
+def stored_scale_pairs(q: Quant, layout: PanelLayout):
+    """As stored_scales, each number twice: I16V."""
+    lane, bit = I8L if q.scales in ("i8", "i7") else U8L, int(q.scales in ("i7", "odd7"))
+
+    @inline
+    def twice(v):
+        return cast(I16V, ops.join(ops.interleave_low(v, v), ops.interleave_high(v, v)))
+
+    if q.scales not in NIBBLES:
+
+        @inline
+        def stored(at, j):
+            return twice(load(lane, at + j * LANES)) >> bit
+    elif layout.packed_mins:
+
+        @inline
+        def stored(at, j):
+            return twice(ops.field(load(U8L, at + j * LANES), 0, 4))
+    else:
+
+        @inline
+        def stored(at, j):
+            return twice(ops.field(load(U8L, at + (j >> 1) * LANES), 4 * (j & 1), 4))
+
+    return stored
+
+
+def scale_integers(kind: str):
+    """Function (vector of stored integers) -> vector of the integers they stand for."""
+    if kind == "odd4":
+
+        @inline
+        def number(s):
+            return s + s + 1
+    elif kind == "odd7":
+
+        @inline
+        def number(s):
+            return s + s - 127
+    elif kind == "mid4":
+
+        @inline
+        def number(s):
+            return s - 8
+    else:
+
+        @inline
+        def number(s):
+            return s
+
+    return number
+
+
 def scale_vector(kind: str):
     """Function (I32V as stored) -> F32, the vector form of rows.scale_float."""
     if kind == "e8m0":
@@ -219,26 +312,12 @@ def scale_vector(kind: str):
             normal = bits(F32, ((e + 119) << 23) | (m << 20))
             value = ops.select(e > 0, normal, cast(F32, m) * np.float32(2**-10))
             return ops.select(x == 127, splat(F32, np.float32(0)), value)
-    elif kind == "odd4":
-
-        @inline
-        def number(s):
-            return cast(F32, s + s + 1)
-    elif kind == "odd7":
-
-        @inline
-        def number(s):
-            return cast(F32, s + s - 127)
-    elif kind == "mid4":
-
-        @inline
-        def number(s):
-            return cast(F32, s - 8)
     else:
+        integer = scale_integers(kind)
 
         @inline
         def number(s):
-            return cast(F32, s)
+            return cast(F32, integer(s))
 
     return number
 

@@ -12,7 +12,7 @@ from numba import types
 
 from ..rowwise import sum_squares
 from ..simd import memory, ops
-from ..simd.core import Vec
+from ..simd.core import TARGET, Vec, shuffle
 from ..simd.mathfn import ACTS
 from ..simd.ops import (
     F32,
@@ -33,7 +33,7 @@ from ..simd.ops import (
     store,
     zeros,
 )
-from .layout import LIMIT_BITS, MAGIC, MAGIC_BITS, MIN_UNIT, SLICE, ActsLayout
+from .layout import LIMIT_BITS, MAGIC, MAGIC_BITS, MIN_UNIT, PAIRS, SLICE, ActsLayout
 
 I8L, CODE_WORDS = Vec("i8", LANES), LANES // 4
 
@@ -77,12 +77,27 @@ def _scatter(t: int):
     return scatter
 
 
+def _put_pairs():
+    """Function (address, I32V): the sums of the lanes of even pairs and of those of odd ones, where kernels read such
+    (layout.chunk)."""
+    pairs16 = TARGET.pairs16
+
+    @ops.op(lambda addr, v: types.void)
+    def put(b, sig, addr, v):
+        if pairs16:
+            v = b.add(shuffle(b, v, v, [0, 1, 2, 3]), shuffle(b, v, v, [4, 5, 6, 7]))
+            v = b.add(v, shuffle(b, v, v, [1, 0, 3, 2]))
+            memory.emit_store(b, shuffle(b, v, v, [0, 2]), addr)
+
+    return put
+
+
 def quantize(source: str, t: int, is_float: bool = False):
     """words: x, w (norm weights, or rows of up; unused for plain), acts, k, x_stride (elements between rows),
     stride (of a record), flavour0, flavour1, flavour2, eps f32, state.
 
-    A flavour word is zero * 256 + sub, 0 for none. Tiles are split between threads; for t = 1 slices are. A value
-    that is not finite, or 2^110 or more in size, sets state word 3.
+    A flavour word is zero * 256 + sub (or PAIRS + chunk), 0 for none. Tiles are split between threads; for t = 1 slices
+    are. A value that is not finite, or 2^110 or more in size, sets state word 3.
     """
     layout, read, scatter = ActsLayout(t), value_reader(source), _scatter(t)
     lanes, per_block, is_norm, row_weights = LANES, 32 // LANES, source == "norm", source in ACTS
@@ -96,11 +111,11 @@ def quantize(source: str, t: int, is_float: bool = False):
         layout.unit,
         layout.starts,
     )
-    values, peaks = stack(4 * SLICE), stack(4 * 8)
+    values, peaks, pair_sums, put_pairs = stack(4 * SLICE), stack(4 * 8), stack(4 * 8), _put_pairs()
     min_unit, minus_magic = np.float32(MIN_UNIT), np.float32(-MAGIC)
 
     @inline
-    def starts(at, c, flavour, b, s0, s1):
+    def starts(at, c, flavour, b, s0, s1, by_pairs):
         """Start values of block b, column c; returns the address of the next flavour's array."""
         zero, sub = flavour >> 8, flavour & 255
         if sub == 32:
@@ -110,6 +125,16 @@ def quantize(source: str, t: int, is_float: bool = False):
             ops.store_i32(at + 4 * (2 * b * t + c), MAGIC_BITS - zero * s0)
             ops.store_i32(at + 4 * ((2 * b + 1) * t + c), MAGIC_BITS - zero * s1)
             return at + 64 * t
+        if sub > PAIRS:
+            groups, chunks = (sub - PAIRS) // 8, 32 // (sub - PAIRS)
+            for i in range(chunks):
+                first = at + 4 * ((b * chunks + i) * t + c)
+                for odd in range(2):
+                    s = np.int64(0)
+                    for g in range(i * groups, (i + 1) * groups):
+                        s += ops.load_i32(by_pairs + 8 * g + 4 * odd)
+                    ops.store_i16(first + 2 * odd, -zero * s)
+            return at + 32 * t * chunks
         return at
 
     @inline
@@ -121,20 +146,22 @@ def quantize(source: str, t: int, is_float: bool = False):
         return np.float32(0)
 
     @inline
-    def half(buf, up, rec, c, first):
-        """Codes of 16 values; returns their sum. Products with `up` stay within 127, but for NaN."""
+    def half(buf, up, rec, c, first, by_pairs):
+        """Codes of 16 values; returns their sum, and writes those of pairs. Products with `up` stay within 127, but
+        for NaN."""
         sums = zeros(I32V)
         for v in range(per_half):
             i = first + v * lanes
             q = cast(I32V, ops.minimum(rint(load(F32, buf + 4 * i) * up), splat(F32, np.float32(127))))
             scatter(rec + i * t + 4 * c, cast(I8L, q))
+            put_pairs(by_pairs + (i & 31), q)
             sums = sums + q
         return np.int64(reduce_add(sums))
 
     @inline
     def one(x, w, factor, rec, c, n, f0, f1, f2, state):
         """Slice of n values at x -> column c of the record."""
-        buf, peak = values(), peaks()
+        buf, peak, by_pairs = values(), peaks(), pair_sums()
         top = np.int64(0)
         for b in range(n // 32):
             m = zeros(U32V)
@@ -155,8 +182,8 @@ def quantize(source: str, t: int, is_float: bool = False):
         for b in range(n // 32):
             d = scale(min(np.int64(ops.load_i32(peak + 4 * b)), top))
             up = np.float32(1) / d if d > np.float32(0) else np.float32(0)
-            s0 = half(buf, up, rec, c, 32 * b)
-            s1 = half(buf, up, rec, c, 32 * b + 16)
+            s0 = half(buf, up, rec, c, 32 * b, by_pairs)
+            s1 = half(buf, up, rec, c, 32 * b + 16, by_pairs)
             fixed = d * per_unit
             ops.store_f32(rec + o_scales + 4 * (b * t + c), d)
             ops.store_f32(rec + o_offsets + 4 * (b * t + c), d * minus_magic)
@@ -166,9 +193,9 @@ def quantize(source: str, t: int, is_float: bool = False):
             )
             ops.store_i16(rec + o_sums16 + 4 * (b * t + c), np.int64(rint(np.float32(s0) * fixed)))
             ops.store_i16(rec + o_sums16 + 4 * (b * t + c) + 2, np.int64(rint(np.float32(s1) * fixed)))
-            at = starts(rec + o_starts, c, f0, b, s0, s1)
-            at = starts(at, c, f1, b, s0, s1)
-            starts(at, c, f2, b, s0, s1)
+            at = starts(rec + o_starts, c, f0, b, s0, s1, by_pairs)
+            at = starts(at, c, f1, b, s0, s1, by_pairs)
+            starts(at, c, f2, b, s0, s1, by_pairs)
 
     @inline
     def last(x, w, factor, n):
@@ -205,6 +232,9 @@ def quantize(source: str, t: int, is_float: bool = False):
             for i in range(n):
                 ops.store_i32(rec + 4 * (i * t + c), 0)
         else:
+            no_sums = pair_sums()
+            for g in range(4):
+                ops.store_i64(no_sums + 8 * g, 0)
             for i in range(n // 4):
                 ops.store_i32(rec + 4 * (i * t + c), 0)
             for b in range(n // 32):
@@ -213,9 +243,9 @@ def quantize(source: str, t: int, is_float: bool = False):
                 ops.store_i32(rec + o_sums + 4 * (b * t + c), 0)
                 ops.store_i32(rec + o_sums32 + 4 * ((b >> 1) * t + c), 0)
                 ops.store_i32(rec + o_sums16 + 4 * (b * t + c), 0)
-                at = starts(rec + o_starts, c, f0, b, 0, 0)
-                at = starts(at, c, f1, b, 0, 0)
-                starts(at, c, f2, b, 0, 0)
+                at = starts(rec + o_starts, c, f0, b, 0, 0, no_sums)
+                at = starts(at, c, f1, b, 0, 0, no_sums)
+                starts(at, c, f2, b, 0, 0, no_sums)
             ops.store_i32(rec + o_unit + 4 * c, 0)
 
     def quantize(x, w, acts, k, x_stride, stride, flavour0, flavour1, flavour2, eps: f32, state, ith, nth):

@@ -189,25 +189,37 @@ def scale_float(kind: str):
             if x == 127:
                 return np.float32(0)
             return f32_from_bits(((e + 119) << 23) | (m << 20)) if e > 0 else np.float32(m) * np.float32(2**-10)
-    elif kind == "odd4":
+    else:
+        integer = scale_integer(kind)
 
         @inline
         def number(s):
-            return np.float32(2 * s + 1)
+            return np.float32(integer(s))
+
+    return number
+
+
+def scale_integer(kind: str):
+    """Function (stored integer) -> the integer it stands for, kinds of quants.base.INT_SCALES."""
+    if kind == "odd4":
+
+        @inline
+        def number(s):
+            return 2 * s + 1
     elif kind == "odd7":
 
         @inline
         def number(s):
-            return np.float32(2 * s - 127)
+            return 2 * s - 127
     elif kind == "mid4":
 
         @inline
         def number(s):
-            return np.float32(s - 8)
+            return s - 8
     else:
 
         @inline
         def number(s):
-            return np.float32(s)
+            return s
 
     return number

@@ -53,7 +53,7 @@ def dot_vectors(n: int, m: int, top: int):
     return apply
 
 
-def _renewed(b, address):
+def renewed(b, address):
     """The address, which LLVM no longer knows to be the same: what was loaded there is loaded again rather than
     spilled."""
     return assembly(b, address.type, "", "=r,0", address)
@@ -94,6 +94,18 @@ def codes_to_store(top: int):
     return convert
 
 
+@intrinsic
+def tile_of_one(typingctx, v):
+    tile = Tile(v, 1)
+    return tile(v), lambda ctx, b, sig, values: _pack(b, tile, values)
+
+
+@intrinsic
+def tile_of_two(typingctx, v, w):
+    tile = Tile(v, 2)
+    return tile(v, w), lambda ctx, b, sig, values: _pack(b, tile, values)
+
+
 def over_panels(n_panels: int, t: int, vec: Vec):
     """Function (tile of t vectors) -> the tile repeated for each panel."""
     tile = Tile(vec, n_panels * t)
@@ -131,18 +143,39 @@ def fma_panels(n_panels: int, t: int):
     return apply
 
 
+def mul_panels(n_panels: int, t: int):
+    """Function (x tile [n_panels][t], address of an F32 per panel, panel stride) -> x * vector of the panel."""
+    tile = Tile(F32, n_panels * t)
+
+    @intrinsic
+    def apply(typingctx, x, at, stride):
+        def codegen(ctx, b, sig, values):
+            x, at, stride = values
+            vectors = [memory.emit_load(b, memory.emit_offset(b, at, stride, p), F32.ir) for p in range(n_panels)]
+            return _pack(b, tile, [b.fmul(b.extract_value(x, i), vectors[i // t]) for i in range(tile.n)])
+
+        return tile(tile, types.int64, types.int64), codegen
+
+    return apply
+
+
 def _add_products(b, dots: Dots, sums: list, m: int, weights: list, codes):
     """sums [panel][t] += m code vectors of each panel, at the addresses `weights`, times s8[m][t][4] at `codes`."""
-    t = len(sums) // len(weights)
     for v0 in range(0, m, dots.length):
         partial = [dots.open(b, x) for x in sums]
-        for v in range(v0, min(v0 + dots.length, m)):
-            w = [dots.weights(b, memory.emit_load(b, _at(b, at, v * U8.lanes), U8.ir)) for at in weights]
-            for c in range(t):
-                x = _quad(b, _at(b, codes, 4 * (v * t + c)))
-                for p, of_panel in enumerate(w):
-                    partial[p * t + c] = dots.add(b, partial[p * t + c], of_panel, x)
+        _add_vectors(b, dots, partial, range(v0, min(v0 + dots.length, m)), weights, codes)
         sums[:] = [dots.close(b, x, s) for x, s in zip(sums, partial, strict=True)]
+
+
+def _add_vectors(b, dots: Dots, partial: list, vectors: range, weights: list, codes):
+    """partial sums [panel][t] += these code vectors."""
+    t = len(partial) // len(weights)
+    for v in vectors:
+        w = [dots.weights(b, memory.emit_load(b, _at(b, at, v * U8.lanes), U8.ir)) for at in weights]
+        for c in range(t):
+            x = _quad(b, _at(b, codes, 4 * (v * t + c)))
+            for p, of_panel in enumerate(w):
+                partial[p * t + c] = dots.add(b, partial[p * t + c], of_panel, x)
 
 
 def dot_panels(n_panels: int, t: int, m: int, top: int):
@@ -157,7 +190,7 @@ def dot_panels(n_panels: int, t: int, m: int, top: int):
             acc, weights, stride, codes = values
             out = [b.extract_value(acc, i) for i in range(tile.n)]
             for first in range(0, n_panels, at_once):
-                codes = _renewed(b, codes) if first else codes
+                codes = renewed(b, codes) if first else codes
                 panels = [memory.emit_offset(b, weights, stride, p) for p in range(first, first + at_once)]
                 sums = out[first * t : (first + at_once) * t]
                 _add_products(b, dots, sums, m, panels, codes)
@@ -188,13 +221,13 @@ def scaled_dots(n_panels: int, t: int, m: int, top: int, zero: int):
             out = [b.extract_value(acc, i) for i in range(tile.n)]
             for first in range(0, n_panels, at_once):
                 if tight:
-                    start, codes = _renewed(b, start), _renewed(b, codes)
+                    start, codes = renewed(b, start), renewed(b, codes)
                 panels = range(first, first + at_once)
                 sums = _starts(b, zero, t, start) * at_once
                 at = [memory.emit_offset(b, weights, stride, p) for p in panels]
                 _add_products(b, dots, sums, m, at, codes)
                 if tight:
-                    scales = _renewed(b, scales)
+                    scales = renewed(b, scales)
                 if fences:
                     fence(b)
                 rows = [memory.emit_load(b, memory.emit_offset(b, row_scales, stride, p), F32.ir) for p in panels]
@@ -209,6 +242,87 @@ def scaled_dots(n_panels: int, t: int, m: int, top: int, zero: int):
         return tile(tile, *words), codegen
 
     return apply
+
+
+def block_dots(n_panels: int, t: int, subs: int, chunk: int, top: int, zero: int):
+    """Function (acc f32 tile [n_panels][t], codes u8[8][W][4] of a panel as codes_to_store gives them, panel stride,
+    start pairs i16[32/chunk][t][2], codes s8[8][t][4] of the columns, their scales, integer row scales i16[subs][W][2]
+    of a panel) -> acc + column scale * sum over sub-blocks of (row scale * products). See layout.chunk."""
+    dots, tile, one = Dots(top, chunk // 4), Tile(F32, n_panels * t), signature(F32, F32, F32, F32)
+    at_once, fma = 1 if dots.centred else n_panels, ops.fma.op.body
+
+    @intrinsic
+    def apply(typingctx, acc, weights, stride, start, codes, scales, row_scales):
+        def codegen(ctx, b, sig, values):
+            acc, weights, stride, start, codes, scales, row_scales = values
+            out = [b.extract_value(acc, i) for i in range(tile.n)]
+            for first in range(0, n_panels, at_once):
+                start, codes = renewed(b, start), renewed(b, codes)
+                panels = range(first, first + at_once)
+                at, rows = ([memory.emit_offset(b, x, stride, p) for p in panels] for x in (weights, row_scales))
+                sums = _scaled_sums(b, dots, subs, zero, t, _tile_products(b, dots, at, codes), start, rows)
+                scales = renewed(b, scales)
+                for c in range(t):
+                    d = _float(b, _at(b, scales, 4 * c))
+                    for p in panels:
+                        x = b.sitofp(sums[(p - first) * t + c], F32.ir)
+                        out[p * t + c] = fma(b, one, x, d, out[p * t + c])
+            return _pack(b, tile, out)
+
+        return tile(tile, *[types.int64] * 6), codegen
+
+    return apply
+
+
+def block_sum(t: int, subs: int, chunk: int, top: int, zero: int):
+    """The same for one panel whose codes are in registers: function (Tile(U8, 8), start pairs, codes, row scales
+    Tile(I16V, subs)) -> i32 tile of t: sums over sub-blocks of (row scale * products)."""
+    dots, tile, row_tile = Dots(top, chunk // 4), Tile(I32V, t), Tile(I16V, subs)
+
+    @intrinsic
+    def apply(typingctx, weights, start, codes, rows):
+        def codegen(ctx, b, sig, values):
+            weights, start, codes, rows = values
+            codes = renewed(b, codes) if dots.centred else codes
+
+            def products(partial, vectors):
+                for v in vectors:
+                    w = dots.weights(b, b.extract_value(weights, v))
+                    for c in range(t):
+                        partial[c] = dots.add(b, partial[c], w, _quad(b, _at(b, codes, 4 * (v * t + c))))
+
+            scales = [b.extract_value(rows, s) for s in range(subs)]
+            return _pack(b, tile, _scaled_sums(b, dots, subs, zero, t, products, start, [scales]))
+
+        return tile(U8_TILE8, types.int64, types.int64, row_tile), codegen
+
+    return apply
+
+
+def _tile_products(b, dots: Dots, weights: list, codes):
+    def products(partial, vectors):
+        _add_vectors(b, dots, partial, vectors, weights, codes)
+
+    return products
+
+
+def _scaled_sums(b, dots: Dots, subs: int, zero: int, t: int, products, start, rows: list) -> list:
+    """i32 [panel][t]: sums over the sub-blocks of a block of (row scale * products), partial sums from `start` on;
+    rows: for each panel the address of its scales, or the scales; products(partial sums, code vectors) adds to them."""
+    sums = [None] * (len(rows) * t)
+    for v0 in range(0, 8, dots.length):
+        partial = [None] * t
+        if zero:
+            words = [memory.emit_load(b, _at(b, start, 4 * (v0 // dots.length * t + c)), I32) for c in range(t)]
+            partial = [b.bitcast(broadcast(b, w, I32V), I16V.ir) for w in words]
+        partial = partial * len(rows)
+        products(partial, range(v0, v0 + dots.length))
+        sub = v0 * subs // 8
+        for p, row in enumerate(rows):
+            scale = row[sub] if isinstance(row, list) else memory.emit_load(b, _at(b, row, sub * U8.lanes), I16V.ir)
+            for i in range(p * t, (p + 1) * t):
+                sums[i] = dots.scaled(b, sums[i], partial[i], scale)
+    return sums
 
 
 def _starts(b, zero: int, n: int, at) -> list:

@@ -24,9 +24,14 @@ _ROOM = 32767 // (2 * 127)  # what codes of one row may sum up to before a pair 
 @dataclass(frozen=True)
 class Dots:
     """Sums for codes up to `top`. open(acc) -> partial sum, up to `length` times add, close(acc, partial sum) -> acc;
-    weights(stored(code vector)) is what add takes. All of them emit code at b."""
+    weights(stored(code vector)) is what add takes. All of them emit code at b.
+
+    Where pairs16, a partial sum may start at given 16-bit pairs instead, and scaled(acc, partial sum, scales) closes it
+    times 16-bit integers; acc may be None.
+    """
 
     top: int
+    vectors: int | None = None  # code vectors of a partial sum, where that is not decided here
 
     @property
     def centred(self) -> bool:
@@ -36,8 +41,8 @@ class Dots:
     @property
     def length(self) -> int:
         """Products between open and close."""
-        if not TARGET.pairs16:
-            return 8
+        if self.vectors or not TARGET.pairs16:
+            return self.vectors or 8
         fit = _ROOM // min(self.top, 128)
         return min(8, 1 << fit.bit_length() - 1)
 
@@ -68,12 +73,17 @@ class Dots:
             return partial
         return _product_added(b, "vpmaddwd", "vpaddd", acc, partial, held(b, constant(_PAIRS, 1)), ordered=self.centred)
 
+    def scaled(self, b, acc, partial, scales):
+        if self.centred and acc is not None:
+            return _product_added(b, "vpmaddwd", "vpaddd", acc, partial, scales, ordered=True)
+        products = call(b, _INTRINSICS["vpmaddwd"], I32V.ir, partial, scales)
+        return products if acc is None else b.add(acc, products)
+
 
 def _product_added(b, multiply: str, add: str, acc, x, y, ordered: bool = False):
     """add(acc, multiply(x, y)), in assembly: of plain sums LLVM would make trees, which need more registers than there
     are."""
     if TARGET.emulated:
         return b.add(acc, call(b, _INTRINSICS[multiply], acc.type, x, y))
-    results = ir.LiteralStructType([acc.type, acc.type])
-    text = f"{multiply} $2, $3, $1\n\t{add} $1, $0, $0"
-    return b.extract_value(assembly(b, results, text, "=x,=&x,x,x,0", y, x, acc, ordered=ordered), 0)
+    text = f"{multiply} $1, $2, $0\n\t{add} $3, $0, $0"
+    return assembly(b, acc.type, text, "=&x,x,x,x", y, x, acc, ordered=ordered)
