@@ -34,7 +34,7 @@ def assembly(target, kernels, **env):
     return {(path, p["type"]): text for (path, p), text in zip(kernels, json.loads(done.stdout), strict=True)}
 
 
-PANEL = 89 * 64  # bytes of a decoded panel: 64 vectors of codes, 16 of scales, 8 of minimums and their unit
+PANEL = 90 * 64  # bytes of a decoded panel: 64 vectors of codes, 16 of scales, 8 of minimums, their unit, d
 
 
 def count(text, instruction):
@@ -101,12 +101,13 @@ def test_neon():
 
 @pytest.mark.slow
 def test_avx2_without_vnni():
-    """8 products of 4-bit codes are added in 16 bits before they are widened; codes above 127 as sizes and signs."""
-    names = ("Q4_0", "Q6_K", "Q8_0", "BF16")
+    """8 products of 4-bit codes are added in 16 bits before they are widened, 2 of 6-bit codes, or 4 where scales are
+    integers; codes above 127 as sizes and signs."""
+    names = ("Q4_0", "Q6_0", "Q6_K", "Q8_0", "BF16")
     text = assembly("avx2", [("derive.gemm", {"type": t}) for t in names], IKPY_TARGET_NO_VNNI="1")
-    hot = {name: "\n".join(hot_block(text["derive.gemm", name])) for name in ("Q4_0", "Q6_K", "Q8_0")}
+    hot = {name: "\n".join(hot_block(text["derive.gemm", name])) for name in names[:-1]}
     found = {name: (count(lines, "vpmaddubsw"), count(lines, "vpmaddwd")) for name, lines in hot.items()}
-    assert found == {"Q4_0": (64, 8), "Q6_K": (64, 32), "Q8_0": (64, 64)}
+    assert found == {"Q4_0": (64, 8), "Q6_0": (64, 32), "Q6_K": (64, 16), "Q8_0": (64, 64)}
     assert count(hot["Q8_0"], "vpsignb") == 64
     floats = hot_block(text["derive.gemm", "BF16"])  # 12 sums, 3 weights and an activation: all registers
     assert (sum("vfmadd" in x for x in floats), sum("vbroadcastss" in x for x in floats)) == (24, 8)
