@@ -1,6 +1,11 @@
 """Commands as a user meets them: options from words and environment, notices, errors of one line, help, dispatch."""
 
+import os
+import subprocess
+import sys
+
 import pytest
+from conftest import ROOT
 
 from ikpy_llm import cli
 from ikpy_llm.cli.commands import bench, cache, run
@@ -205,6 +210,15 @@ def test_interrupt_and_broken_pipe(monkeypatch):
     for error, code in ((KeyboardInterrupt, 130),):
         monkeypatch.setattr(cache, "main", lambda _, error=error: (_ for _ in ()).throw(error))
         assert cli.main(["cache"], "ikpy") == code
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a file that is always full")
+def test_output_that_cannot_be_written():
+    """A full disk is an error of one line; streams that are closed are nobody's business."""
+    command = f"{sys.executable} -m ikpy_llm cache"
+    done = subprocess.run(f"{command} >/dev/full", shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+    assert subprocess.run(f"{command} <&- >&- 2>&-", shell=True, cwd=ROOT).returncode == 0
 
 
 def test_cache_is_shown_and_cleared(ikpy, tmp_path):

@@ -87,7 +87,7 @@ REFUSED = {
     "attention.head_count": ([4, 8], "one whole number"),
     "attention.head_count_kv": (3, "no multiple"),
     "attention.layer_norm_rms_epsilon": (float("nan"), "accepted: 1e-30 to"),
-    "rope.freq_base": (float("inf"), "accepted: 0.001 to"),
+    "rope.freq_base": (float("inf"), "accepted: 1.001 to"),
     "rope.dimension_count": (15, "an even number up to the head's 16"),
     "attention.key_length": (24, "multiples of 16"),
     "attention.value_length": (8, "multiples of 16"),

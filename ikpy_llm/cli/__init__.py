@@ -6,6 +6,7 @@ A command file opens with its one-line description and has `Options` (a dataclas
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -29,10 +30,15 @@ def command_list() -> dict[str, str]:
 
 def main(argv: list[str] | None = None, program: str | None = None) -> int:
     """Entry point of every script: `ikpy-NAME`, `ikpy NAME` and `NAME` run the command NAME. Returns the exit code."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us; a file we open must not take its place
+            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115
     argv = list(sys.argv[1:] if argv is None else argv)
     program = program or Path(sys.argv[0]).stem
     try:
-        return _dispatch(program, argv)
+        code = _dispatch(program, argv)
+        sys.stdout.flush()
+        return code
     except IkpyError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_ERROR
@@ -42,16 +48,17 @@ def main(argv: list[str] | None = None, program: str | None = None) -> int:
         # The reader has left; without this Python would complain again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+    except OSError as error:  # a full disk under stdout, a file that a flag names
+        name = f"{error.filename}: " if error.filename else ""
+        print(f"error: {name}{error.strerror or error}", file=sys.stderr)
+        return EXIT_ERROR
 
 
 def script(program: str | None = None) -> None:
     """`main` as the whole process: ends it without taking its objects apart, which would take 60 ms."""
     code = main(program=program)
-    try:
-        sys.stdout.flush()
+    with contextlib.suppress(OSError):
         sys.stderr.flush()
-    except OSError:  # whoever read it has left
-        code = code or EXIT_BROKEN_PIPE
     os._exit(code)
 
 

@@ -199,7 +199,7 @@ class ModelOptions(Common):
         None, "--rope-freq-scale", metavar="N", minimum=1e-6, help="the same as --rope-scale 1/N"
     )
     rope_freq_base: float | None = flag(
-        None, "--rope-freq-base", metavar="N", minimum=1e-3, help="base of the rotation's frequencies"
+        None, "--rope-freq-base", metavar="N", minimum=1.001, help="base of the rotation's frequencies"
     )
     yarn_orig_ctx: int | None = flag(
         None, "--yarn-orig-ctx", metavar="N", minimum=1, help="yarn: context the model was trained for before"

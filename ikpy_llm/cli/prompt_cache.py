@@ -13,10 +13,14 @@ from ikpy_llm.errors import IkpyError
 
 
 def check(options) -> None:
-    """IkpyError for flags that go only with the other one."""
+    """IkpyError for flags that go only with the other one, and for a folder that cannot take the file."""
     for name, given in (("all", options.prompt_cache_all), ("ro", options.prompt_cache_ro)):
         if given and options.prompt_cache is None:
             raise IkpyError(f"--prompt-cache-{name} needs --prompt-cache FNAME")
+    if options.prompt_cache is not None and not options.prompt_cache_ro:
+        folder = os.path.dirname(os.path.abspath(options.prompt_cache))
+        if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+            raise IkpyError(f"--prompt-cache {options.prompt_cache}: no file can be written in {folder}")
 
 
 def exists(path: str | None) -> bool:

@@ -40,7 +40,7 @@ KEYS = {
     "v_dim": Key("attention.value_length", int, 1, 65536, lambda p: p.head_dim),
     "eps": Key("attention.layer_norm_rms_epsilon", float, 1e-30, 1.0),
     "n_rot": Key("rope.dimension_count", int, 0, 65536, lambda p: p.head_dim),
-    "rope_base": Key("rope.freq_base", float, 1e-3, 1e15, 10000.0),
+    "rope_base": Key("rope.freq_base", float, 1.001, 1e15, 10000.0),
     "rope_scaling": Key("rope.scaling.type", str, 0, 0, "linear"),  # of a factor without a type, as in llama.cpp
     "rope_factor": Key("rope.scaling.factor", float, 0, 1e6, 0.0),  # 0 = 1
     "rope_scale_linear": Key("rope.scale_linear", float, 0, 1e6, 0.0),  # the name old files use
@@ -51,7 +51,7 @@ KEYS = {
     "yarn_fast": Key("rope.scaling.yarn_beta_fast", float, 1e-3, 1e6, 32.0),
     "yarn_slow": Key("rope.scaling.yarn_beta_slow", float, 1e-3, 1e6, 1.0),
     "window": Key("attention.sliding_window", int, 0, 1 << 31, 0),
-    "rope_base_window": Key("rope.freq_base_swa", float, 1e-3, 1e15, 10000.0),
+    "rope_base_window": Key("rope.freq_base_swa", float, 1.001, 1e15, 10000.0),
     "n_expert": Key("expert_count", int, 0, MAX_EXPERTS, 0),
     "n_expert_used": Key("expert_used_count", int, 0, MAX_EXPERTS, 0),
     "n_ff_expert": Key("expert_feed_forward_length", int, 1, _WIDTH, lambda p: p.divided("n_ff", "n_expert_used")),
