@@ -47,6 +47,7 @@ from .tileops import (
     mul_panels,
     over_panels,
     panel_of,
+    plain_index,
     scaled_dots,
 )
 
@@ -365,9 +366,9 @@ def _quant_tile(q):
     minus, fetch = fma_splat_panels(NP, T), prefetch_lines(-(-32 * T // 64))
 
     @inline
-    def with_mins(acc, weights, b, rec):
+    def with_mins(acc, weights, i, rec):
         if float_mins:
-            return minus(rec + o_sums + b * (4 * T), weights + O_MINS + b * VECTOR, N_DECODED, acc)
+            return minus(rec + o_sums + i * (T // 4), weights + O_MINS + i * (VECTOR // 16), N_DECODED, acc)
         return acc
 
     @inline
@@ -384,28 +385,28 @@ def _quant_tile(q):
     def step(weights, blocks, rec, start, following):
         acc = tile_zeros(F32, n_vectors)
         for b in range(blocks):
-            fetch(following + b * (32 * T))
-            prefetch(following + o_scales + b * 64)
-            acc = with_mins(block_of(acc, weights, b, rec, start), weights, b, rec)
+            i, j = plain_index(16 * b), plain_index(8 * VECTOR * b)
+            fetch(following + i * (2 * T))
+            prefetch(following + o_scales + i * 4)
+            acc = with_mins(block_of(acc, weights, i, j, rec, start), weights, i, rec)
         return slice_mins(end(acc, weights), weights, blocks, rec)
 
     return step
 
 
 def _block_step(q):
-    """Functions (acc, decoded slice, block, record, start) -> acc plus the block's products, and (acc, decoded slice)
-    -> their sum over the slice."""
+    """Functions (acc, decoded slice, 16 * block, offset of its codes, record, start) -> acc plus the block's products,
+    and (acc, decoded slice) -> their sum over the slice."""
     acts, subs, zero, width = ActsLayout(T), 32 // q.sub, flavour(q.name)[0], chunk(q.name)
     o_scales, to_offsets = acts.scales, acts.offsets - acts.scales
     if width:
         block_dot, times = block_dots(NP, T, subs, width, q.top, zero), mul_panels(NP, T)
-        step, n_scales = 32 // width * 4 * T, subs * VECTOR
+        step, n_scales = 32 // width * T // 4, subs * VECTOR // 16
 
         @inline
-        def block_of(acc, weights, b, rec, start):
-            at, scales = weights + b * (8 * VECTOR), weights + N_CODES + b * n_scales
-            codes, d = rec + b * (32 * T), rec + o_scales + b * (4 * T)
-            return block_dot(acc, at, N_DECODED, rec + start + b * step, codes, d, scales)
+        def block_of(acc, weights, i, j, rec, start):
+            scales, codes, d = weights + N_CODES + i * n_scales, rec + i * (2 * T), rec + o_scales + i * (T // 4)
+            return block_dot(acc, weights + j, N_DECODED, rec + start + i * step, codes, d, scales)
 
         @inline
         def end(acc, weights):
@@ -415,14 +416,17 @@ def _block_step(q):
     dots = scaled_dots(NP, T, 8 // subs, q.top, zero)
 
     @inline
-    def scaled_block(acc, weights, b, rec, start):
-        codes, scales, d = rec + b * (32 * T), weights + N_CODES, rec + o_scales + b * (4 * T)
-        at = weights + b * (8 * VECTOR)
+    def scaled_block(acc, weights, i, j, rec, start):
+        codes, scales, d = (
+            rec + i * (2 * T),
+            weights + N_CODES + i * (subs * VECTOR // 16),
+            rec + o_scales + i * (T // 4),
+        )
+        at, start0 = weights + j, rec + start + i * (subs * T // 4)
         if subs == 1:
-            return dots(acc, at, N_DECODED, rec + start + b * (4 * T), codes, d, to_offsets, scales + b * VECTOR)
-        s0, start0 = scales + b * (2 * VECTOR), rec + start + b * (8 * T)
-        acc = dots(acc, at, N_DECODED, start0, codes, d, to_offsets, s0)
-        return dots(acc, at + 4 * VECTOR, N_DECODED, start0 + 4 * T, codes + 16 * T, d, to_offsets, s0 + VECTOR)
+            return dots(acc, at, N_DECODED, start0, codes, d, to_offsets, scales)
+        acc = dots(acc, at, N_DECODED, start0, codes, d, to_offsets, scales)
+        return dots(acc, at + 4 * VECTOR, N_DECODED, start0 + 4 * T, codes + 16 * T, d, to_offsets, scales + VECTOR)
 
     @inline
     def as_it_is(acc, weights):

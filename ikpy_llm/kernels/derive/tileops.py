@@ -59,6 +59,17 @@ def renewed(b, address):
     return assembly(b, address.type, "", "=r,0", address)
 
 
+@intrinsic
+def plain_index(typingctx, i):
+    """The number i, of which LLVM knows no more where registers are few: addresses are then made of it by the
+    instructions that use them, rather than kept in registers of their own."""
+
+    def codegen(ctx, b, sig, values):
+        return renewed(b, values[0]) if TARGET.pairs16 else values[0]
+
+    return types.int64(types.int64), codegen
+
+
 def _pack(b, tile: Tile, vectors):
     out = ir.Constant(tile.ir, ir.Undefined)
     for i, v in enumerate(vectors):
