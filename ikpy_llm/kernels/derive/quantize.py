@@ -8,11 +8,12 @@ act(x) * w with w another matrix of rows.
 from __future__ import annotations
 
 import numpy as np
+from llvmlite import ir
 from numba import types
 
 from ..rowwise import sum_squares
 from ..simd import memory, ops
-from ..simd.core import TARGET, Vec, shuffle
+from ..simd.core import TARGET, Vec, broadcast, shuffle
 from ..simd.mathfn import ACTS
 from ..simd.ops import (
     F32,
@@ -36,6 +37,9 @@ from ..simd.ops import (
 from .layout import LIMIT_BITS, MAGIC, MAGIC_BITS, MIN_UNIT, PAIRS, SLICE, ActsLayout
 
 I8L, CODE_WORDS = Vec("i8", LANES), LANES // 4
+F32X8, I32X8, U32X8, I16X8 = (
+    Vec(elem, 8) for elem in ("f32", "i32", "u32", "i16")
+)  # a number for each block of a slice
 
 
 def value_reader(source: str):
@@ -77,17 +81,35 @@ def _scatter(t: int):
     return scatter
 
 
-def _put_pairs():
-    """Function (address, I32V): the sums of the lanes of even pairs and of those of odd ones, where kernels read such
-    (layout.chunk)."""
-    pairs16 = TARGET.pairs16
+def pair_sums():
+    """Function (address, I32V q0, q1): for each the sum of the lanes of even pairs and of odd ones (layout.chunk)."""
 
-    @ops.op(lambda addr, v: types.void)
-    def put(b, sig, addr, v):
-        if pairs16:
-            v = b.add(shuffle(b, v, v, [0, 1, 2, 3]), shuffle(b, v, v, [4, 5, 6, 7]))
-            v = b.add(v, shuffle(b, v, v, [1, 0, 3, 2]))
-            memory.emit_store(b, shuffle(b, v, v, [0, 2]), addr)
+    @ops.op(lambda addr, v, w: types.void)
+    def put(b, sig, addr, v, w):
+        v, w = (b.add(shuffle(b, x, x, [0, 1, 2, 3]), shuffle(b, x, x, [4, 5, 6, 7])) for x in (v, w))
+        even, odd = (shuffle(b, v, w, [i, i + 2, i + 4, i + 6]) for i in (0, 1))
+        memory.emit_store(b, b.add(even, odd), addr)
+
+    return put
+
+
+def pair_starts(width: int):
+    """Function (address, distance, I32V: what pair_sums wrote of 32 codes, factor): start pairs of `width` columns
+    each, at multiples of the distance."""
+
+    @ops.op(lambda addr, distance, v, factor: types.void)
+    def put(b, sig, addr, distance, v, factor):
+        if width > 8:
+            v = b.add(v, shuffle(b, v, v, [2, 3, 0, 1, 6, 7, 4, 5]))
+        if width > 16:
+            v = b.add(v, shuffle(b, v, v, [4, 5, 6, 7, 0, 1, 2, 3]))
+        v = b.mul(v, broadcast(b, b.trunc(factor, ops.I32), I32V))
+        v = b.trunc(v, ir.VectorType(ir.IntType(16), LANES))
+        words = b.bitcast(v, ir.VectorType(ops.I32, LANES // 2))
+        for i in range(32 // width):
+            memory.emit_store(
+                b, b.extract_element(words, ops.I32(i * width // 8)), memory.emit_offset(b, addr, distance, i)
+            )
 
     return put
 
@@ -111,59 +133,96 @@ def quantize(source: str, t: int, is_float: bool = False):
         layout.unit,
         layout.starts,
     )
-    values, peaks, pair_sums, put_pairs = stack(4 * SLICE), stack(4 * 8), stack(4 * 8), _put_pairs()
-    min_unit, minus_magic = np.float32(MIN_UNIT), np.float32(-MAGIC)
+    values, eight, sixteen, by_pairs = stack(4 * SLICE), stack(4 * 8), stack(4 * 16), stack(4 * 8 * 8)
+    min_unit, minus_magic, pairs16 = np.float32(MIN_UNIT), np.float32(-MAGIC), TARGET.pairs16
+    put_pairs, starts32, starts16, starts8 = pair_sums(), pair_starts(32), pair_starts(16), pair_starts(8)
 
     @inline
-    def starts(at, c, flavour, b, s0, s1, by_pairs):
-        """Start values of block b, column c; returns the address of the next flavour's array."""
+    def starts(at, c, flavour, blocks, wholes, halves, pairs):
+        """Start values of column c; returns the address of the next flavour's array."""
         zero, sub = flavour >> 8, flavour & 255
         if sub == 32:
-            ops.store_i32(at + 4 * (b * t + c), MAGIC_BITS - zero * (s0 + s1))
+            for b in range(blocks):
+                ops.store_i32(at + 4 * (b * t + c), MAGIC_BITS - zero * ops.load_i32(wholes + 4 * b))
             return at + 32 * t
         if sub == 16:
-            ops.store_i32(at + 4 * (2 * b * t + c), MAGIC_BITS - zero * s0)
-            ops.store_i32(at + 4 * ((2 * b + 1) * t + c), MAGIC_BITS - zero * s1)
+            for i in range(2 * blocks):
+                ops.store_i32(at + 4 * (i * t + c), MAGIC_BITS - zero * ops.load_i32(halves + 4 * i))
             return at + 64 * t
-        if sub > PAIRS:
-            groups, chunks = (sub - PAIRS) // 8, 32 // (sub - PAIRS)
-            for i in range(chunks):
-                first = at + 4 * ((b * chunks + i) * t + c)
-                for odd in range(2):
-                    s = np.int64(0)
-                    for g in range(i * groups, (i + 1) * groups):
-                        s += ops.load_i32(by_pairs + 8 * g + 4 * odd)
-                    ops.store_i16(first + 2 * odd, -zero * s)
-            return at + 32 * t * chunks
+        if pairs16 and sub > PAIRS:
+            step = 32 // (sub - PAIRS) * 4 * t
+            for b in range(blocks):
+                sums, first = load(I32V, pairs + 32 * b), at + b * step + 4 * c
+                if sub == PAIRS + 32:
+                    starts32(first, 4 * t, sums, -zero)
+                elif sub == PAIRS + 16:
+                    starts16(first, 4 * t, sums, -zero)
+                else:
+                    starts8(first, 4 * t, sums, -zero)
+            return at + 8 * step
         return at
 
     @inline
-    def scale(amax):
-        """Value of code 1 where amax, given by its bits, is the largest: at least amax / 127, and of 22 bits."""
-        x = ops.f32_from_bits(amax)
-        if x > np.float32(1e-30):
-            return ops.f32_from_bits((ops.f32_bits(x * np.float32(1 / 127)) + 3) >> 2 << 2)
-        return np.float32(0)
+    def scales(amax):
+        """Values of code 1 where amax, given by its bits, are the largest: at least amax / 127, and of 22 bits."""
+        x = bits(F32X8, amax)
+        d = bits(F32X8, ((bits(U32X8, x * np.float32(1 / 127)) + 3) >> 2) << 2)
+        return ops.select(x > np.float32(1e-30), d, zeros(F32X8))
 
     @inline
-    def half(buf, up, rec, c, first, by_pairs):
-        """Codes of 16 values; returns their sum, and writes those of pairs. Products with `up` stay within 127, but
-        for NaN."""
-        sums = zeros(I32V)
-        for v in range(per_half):
-            i = first + v * lanes
-            q = cast(I32V, ops.minimum(rint(load(F32, buf + 4 * i) * up), splat(F32, np.float32(127))))
-            scatter(rec + i * t + 4 * c, cast(I8L, q))
-            put_pairs(by_pairs + (i & 31), q)
-            sums = sums + q
-        return np.int64(reduce_add(sums))
+    def codes(buf, up, rec, c, i):
+        """Codes of the values from i on. Products with `up` stay within 127, but for NaN."""
+        q = cast(I32V, ops.minimum(rint(load(F32, buf + 4 * i) * up), splat(F32, np.float32(127))))
+        scatter(rec + i * t + 4 * c, cast(I8L, q))
+        return q
+
+    if pairs16:
+
+        @inline
+        def half(buf, up, rec, c, i, pairs):
+            """Codes of 16 values from i on; returns their sum."""
+            q0, q1 = codes(buf, up, rec, c, i), codes(buf, up, rec, c, i + lanes)
+            put_pairs(pairs + i, q0, q1)
+            return np.int64(reduce_add(q0 + q1))
+    else:
+
+        @inline
+        def half(buf, up, rec, c, i, pairs):
+            sums = zeros(I32V)
+            for v in range(per_half):
+                sums = sums + codes(buf, up, rec, c, i + v * lanes)
+            return np.int64(reduce_add(sums))
+
+    @inline
+    def put_sums(rec, c, blocks, d, per_unit, wholes, halves):
+        """All that a column stores besides codes, unit and start values."""
+        fixed, whole, buf = d * per_unit, cast(F32X8, load(I32X8, wholes)), values()
+        store(buf, d)
+        store(buf + 32, d * minus_magic)
+        store(buf + 64, whole * d)
+        low, high = (cast(F32X8, load(I32X8, halves)), cast(F32X8, load(I32X8, halves + 32)))
+        store(buf + 96, cast(I16X8, cast(I32X8, rint(low * ops.interleave_low(fixed, fixed)))))
+        store(buf + 112, cast(I16X8, cast(I32X8, rint(high * ops.interleave_high(fixed, fixed)))))
+        store(buf + 128, cast(I16X8, cast(I32X8, rint(whole * fixed))))
+        for b in range(blocks):
+            at = rec + 4 * (b * t + c)
+            ops.store_i32(at + o_scales, ops.load_i32(buf + 4 * b))
+            ops.store_i32(at + o_offsets, ops.load_i32(buf + 32 + 4 * b))
+            ops.store_i32(at + o_sums, ops.load_i32(buf + 64 + 4 * b))
+            ops.store_i32(at + o_sums16, ops.load_i32(buf + 96 + 4 * b))
+        for b in range((blocks + 1) // 2):
+            ops.store_i32(rec + o_sums32 + 4 * (b * t + c), ops.load_i32(buf + 128 + 4 * b))
 
     @inline
     def one(x, w, factor, rec, c, n, f0, f1, f2, state):
         """Slice of n values at x -> column c of the record."""
-        buf, peak, by_pairs = values(), peaks(), pair_sums()
-        top = np.int64(0)
-        for b in range(n // 32):
+        buf, peak, wholes, halves, pairs = values(), eight(), eight(), sixteen(), by_pairs()
+        store(peak, zeros(U32X8))
+        store(wholes, zeros(I32X8))
+        store(halves, zeros(I32X8))
+        store(halves + 32, zeros(I32X8))
+        top, blocks = np.int64(0), n // 32
+        for b in range(blocks):
             m = zeros(U32V)
             for v in range(per_block):
                 i = 4 * (32 * b + v * lanes)
@@ -176,26 +235,23 @@ def quantize(source: str, t: int, is_float: bool = False):
         if top >= LIMIT_BITS:
             ops.store_i64(state + 24, np.int64(1))
             top = np.int64(0)
-        unit = scale(top)
+            store(peak, zeros(U32X8))
+        d = scales(load(U32X8, peak))
+        unit = reduce_max(d)
         per_unit = min_unit / unit if unit > np.float32(0) else np.float32(0)
         ops.store_f32(rec + o_unit + 4 * c, unit)
-        for b in range(n // 32):
-            d = scale(min(np.int64(ops.load_i32(peak + 4 * b)), top))
-            up = np.float32(1) / d if d > np.float32(0) else np.float32(0)
-            s0 = half(buf, up, rec, c, 32 * b, by_pairs)
-            s1 = half(buf, up, rec, c, 32 * b + 16, by_pairs)
-            fixed = d * per_unit
-            ops.store_f32(rec + o_scales + 4 * (b * t + c), d)
-            ops.store_f32(rec + o_offsets + 4 * (b * t + c), d * minus_magic)
-            ops.store_f32(rec + o_sums + 4 * (b * t + c), np.float32(s0 + s1) * d)
-            ops.store_i16(
-                rec + o_sums32 + 4 * ((b >> 1) * t + c) + 2 * (b & 1), np.int64(rint(np.float32(s0 + s1) * fixed))
-            )
-            ops.store_i16(rec + o_sums16 + 4 * (b * t + c), np.int64(rint(np.float32(s0) * fixed)))
-            ops.store_i16(rec + o_sums16 + 4 * (b * t + c) + 2, np.int64(rint(np.float32(s1) * fixed)))
-            at = starts(rec + o_starts, c, f0, b, s0, s1, by_pairs)
-            at = starts(at, c, f1, b, s0, s1, by_pairs)
-            starts(at, c, f2, b, s0, s1, by_pairs)
+        store(peak, ops.select(d > np.float32(0), splat(F32X8, np.float32(1)) / d, zeros(F32X8)))
+        for b in range(blocks):
+            up = ops.load_f32(peak + 4 * b)
+            s0 = half(buf, up, rec, c, 32 * b, pairs)
+            s1 = half(buf, up, rec, c, 32 * b + 16, pairs)
+            ops.store_i32(halves + 8 * b, s0)
+            ops.store_i32(halves + 8 * b + 4, s1)
+            ops.store_i32(wholes + 4 * b, s0 + s1)
+        put_sums(rec, c, blocks, d, per_unit, wholes, halves)
+        at = starts(rec + o_starts, c, f0, blocks, wholes, halves, pairs)
+        at = starts(at, c, f1, blocks, wholes, halves, pairs)
+        starts(at, c, f2, blocks, wholes, halves, pairs)
 
     @inline
     def last(x, w, factor, n):
@@ -232,20 +288,18 @@ def quantize(source: str, t: int, is_float: bool = False):
             for i in range(n):
                 ops.store_i32(rec + 4 * (i * t + c), 0)
         else:
-            no_sums = pair_sums()
-            for g in range(4):
-                ops.store_i64(no_sums + 8 * g, 0)
             for i in range(n // 4):
                 ops.store_i32(rec + 4 * (i * t + c), 0)
-            for b in range(n // 32):
-                ops.store_i32(rec + o_scales + 4 * (b * t + c), 0)
-                ops.store_i32(rec + o_offsets + 4 * (b * t + c), 0)
-                ops.store_i32(rec + o_sums + 4 * (b * t + c), 0)
-                ops.store_i32(rec + o_sums32 + 4 * ((b >> 1) * t + c), 0)
-                ops.store_i32(rec + o_sums16 + 4 * (b * t + c), 0)
-                at = starts(rec + o_starts, c, f0, b, 0, 0, no_sums)
-                at = starts(at, c, f1, b, 0, 0, no_sums)
-                starts(at, c, f2, b, 0, 0, no_sums)
+            wholes, halves, pairs = eight(), sixteen(), by_pairs()
+            for i in range(8):
+                store(pairs + 32 * i, zeros(I32X8))
+            store(wholes, zeros(I32X8))
+            store(halves, zeros(I32X8))
+            store(halves + 32, zeros(I32X8))
+            put_sums(rec, c, n // 32, zeros(F32X8), np.float32(0), wholes, halves)
+            at = starts(rec + o_starts, c, f0, n // 32, wholes, halves, pairs)
+            at = starts(at, c, f1, n // 32, wholes, halves, pairs)
+            starts(at, c, f2, n // 32, wholes, halves, pairs)
             ops.store_i32(rec + o_unit + 4 * c, 0)
 
     def quantize(x, w, acts, k, x_stride, stride, flavour0, flavour1, flavour2, eps: f32, state, ith, nth):
