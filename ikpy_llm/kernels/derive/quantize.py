@@ -37,9 +37,8 @@ from ..simd.ops import (
 from .layout import LIMIT_BITS, MAGIC, MAGIC_BITS, MIN_UNIT, PAIRS, SLICE, ActsLayout
 
 I8L, CODE_WORDS = Vec("i8", LANES), LANES // 4
-F32X8, I32X8, U32X8, I16X8 = (
-    Vec(elem, 8) for elem in ("f32", "i32", "u32", "i16")
-)  # a number for each block of a slice
+# a number for each block of a slice
+F32X8, I32X8, U32X8, I16X8 = (Vec(elem, 8) for elem in ("f32", "i32", "u32", "i16"))
 
 
 def value_reader(source: str):
