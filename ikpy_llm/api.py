@@ -274,6 +274,8 @@ class Model:
 
             if grammar is not None and json_schema is not None:
                 raise IkpyError("grammar and json_schema exclude each other")
+            if not isinstance(grammar, str | None):
+                raise IkpyError(f"grammar is {shown(grammar)}; a text in GBNF is accepted")
             schema = json_schema if isinstance(json_schema, str) else json.dumps(json_schema)
             source, kind = (grammar, "gbnf") if grammar is not None else (schema, "json")
             rules = Grammar(self.vocab, source, kind, n_vocab)

@@ -83,6 +83,8 @@ def test_timings_count_and_reset(model):
 def test_errors_are_one_line(model, path, tmp_path):
     with pytest.raises(IkpyError, match="top_q"):
         model.generate("AB", top_q=3)
+    with pytest.raises(IkpyError, match="grammar is 5; a text in GBNF is accepted"):
+        model.generate("AB", grammar=5)
     with pytest.raises(IkpyError, match="prompt is empty"):
         model.generate([])
     for wrong in (None, 5, b"x", [1.5], ["a"]):

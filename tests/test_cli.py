@@ -12,6 +12,7 @@ from ikpy_llm.cli.commands import bench, cache, run
 from ikpy_llm.cli.ignored import IGNORED
 from ikpy_llm.cli.options import flags_of, parse
 from ikpy_llm.errors import IkpyError
+from ikpy_llm.version import VERSION
 
 
 def options(*words, of=run.Options, env=None):
@@ -163,6 +164,12 @@ def test_umbrella_lists_every_command(capsys):
     assert {"run", "bench", "cache"} <= set(cli.command_list())
     for name, line in cli.command_list().items():
         assert f"{name} " in text and line in text and line
+
+
+@pytest.mark.parametrize("program", ["ikpy", "ikpy-run"])
+def test_version(program, capsys):
+    assert cli.main(["--version"], program) == 0
+    assert capsys.readouterr().out == f"ikpy {VERSION}\n"
 
 
 def test_help(ikpy):

@@ -63,17 +63,17 @@ def script(program: str | None = None) -> None:
 
 
 def _dispatch(program: str, argv: list[str]) -> int:
+    if argv[:1] == ["--version"]:
+        from ikpy_llm.version import VERSION
+
+        print(f"ikpy {VERSION}")
+        return 0
     if program.startswith("ikpy-"):
         return _run(program.removeprefix("ikpy-"), argv)
     if program in command_list():  # an alias script, such as sweep-bench
         return _run(program, argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_help())
-        return 0
-    if argv[0] == "--version":
-        from ikpy_llm.version import VERSION
-
-        print(f"ikpy {VERSION}")
         return 0
     return _run(argv[0], argv[1:])
 

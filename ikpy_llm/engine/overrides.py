@@ -14,6 +14,8 @@ def apply(file, overrides: Mapping[str, object] | None) -> None:
 
     IkpyError for a key or value that is none.
     """
+    if not isinstance(overrides or {}, Mapping):
+        raise IkpyError(f"override_kv is {shown(overrides)}; a dictionary of keys and values is accepted")
     architecture = file.meta.get("general.architecture")
     for key, value in (overrides or {}).items():
         if not isinstance(key, str) or not key or not isinstance(value, bool | int | float | str):
