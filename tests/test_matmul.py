@@ -307,16 +307,24 @@ def child(*words, **env):
     )
 
 
+OTHERS = {
+    "avx2": ({}, REDUCED),
+    "avx2 without VNNI": ({"IKPY_TARGET_NO_VNNI": "1"}, ["Q4_0", "Q8_0"]),
+    "generic": ({}, REDUCED),
+    "avx512 emulated": ({"IKPY_EMULATE": "1"}, ["Q6_K"]),
+    "neon emulated": ({"IKPY_EMULATE": "1"}, ["IQ4_XS"]),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["avx2", "avx2 without VNNI", "generic"])
+@pytest.mark.parametrize("name", OTHERS)
 def test_other_targets(name):
     """Within the bounds, and the same bits on every target that multiplies scales alike (layout.chunk): the order of
     sums does not depend on the vector width."""
-    kind, _, limit = name.partition(" ")
-    if kind not in target.runnable() or (kind == HOST and not limit):
+    kind, (env, types) = name.split()[0], OTHERS[name]
+    if not env.get("IKPY_EMULATE") and (kind not in target.runnable() or (kind == HOST and not env)):
         pytest.skip(f"{kind} is not another target of this CPU")
-    types = ["Q4_0", "Q8_0"] if limit else REDUCED
-    done = child("hashes", *types, IKPY_TARGET=kind, **({"IKPY_TARGET_NO_VNNI": "1"} if limit else {}))
+    done = child("hashes", *types, **{"IKPY_EMULATE": "", "IKPY_TARGET": kind} | env)
     assert done.returncode == 0, done.stderr[-2000:]
     theirs, ours = json.loads(done.stdout), hashes(types)
     assert {k.split(",")[0] for k in theirs} == {k.split(",")[0] for k in ours}
