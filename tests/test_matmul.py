@@ -311,8 +311,8 @@ OTHERS = {
     "avx2": ({}, REDUCED),
     "avx2 without VNNI": ({"IKPY_TARGET_NO_VNNI": "1"}, ["Q4_0", "Q8_0"]),
     "generic": ({}, REDUCED),
-    "avx512 emulated": ({"IKPY_EMULATE": "1"}, ["Q6_K"]),
-    "neon emulated": ({"IKPY_EMULATE": "1"}, ["IQ4_XS"]),
+    "avx512 emulated": ({"IKPY_EMULATE": "1"}, ["Q4_1"]),
+    "neon emulated": ({"IKPY_EMULATE": "1"}, ["Q8_0"]),
 }
 
 
