@@ -100,6 +100,7 @@ def test_errors_are_one_line(model, path, tmp_path):
         {"threads": -1},
         {"threads": "2"},
         {"threads_batch": 1.5},
+        {"threads_batch": 5000},
         {"n_batch": 0},
         {"n_ubatch": True},
     ):

@@ -9,6 +9,7 @@ from numbers import Integral
 from ikpy_llm.errors import IkpyError, shown
 from ikpy_llm.kernels.kv_types import KV_TYPES, kv_type
 
+MAX_THREADS = 1024
 DEFAULT_CTX = 4096  # rows of the KV cache unless asked for; models of today were trained for up to 100 times that
 
 
@@ -71,9 +72,12 @@ class Options:
             text = os.environ.get(f.metadata["env"]) if f.metadata["env"] else None
             if text is not None and getattr(self, f.name) == f.default:
                 object.__setattr__(self, f.name, _parse(f, text))
-        for name, low in (("n_batch", 1), ("n_ubatch", 1), ("threads", 0), ("threads_batch", 0), ("amb", 0)):
+        for name, low in (("n_batch", 1), ("n_ubatch", 1), ("amb", 0)):
             if not _is_whole(value := getattr(self, name)) or value < low:
                 raise IkpyError(f"{name} = {value!r}: a whole number from {low} on is accepted")
+        for name in ("threads", "threads_batch"):
+            if not _is_whole(value := getattr(self, name)) or not 0 <= value <= MAX_THREADS:
+                raise IkpyError(f"{name} = {value!r}: a whole number from 0 to {MAX_THREADS} is accepted")
         for name in ("cache_type_k", "cache_type_v"):
             object.__setattr__(self, name, kv_type(getattr(self, name)).name)
         if not _is_whole(self.mla) or self.mla not in range(4):
