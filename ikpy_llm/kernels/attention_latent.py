@@ -11,10 +11,8 @@ from .simd import F16, F32, LANES, TARGET, Tile, cast, inline, outer_fma, prefet
 from .simd.memory import emit_offset, emit_store, f32
 from .simd.ops import reduce_add
 
-CELLS = 4  # positions side by side
-ROWS = (
-    3 if TARGET.name in ("avx2", "generic") else 6
-)  # at most; ROWS * CELLS sums, ROWS + CELLS loads fit the registers
+ROWS = 6  # at most side by side
+CELLS = 2 if TARGET.name in ("avx2", "generic") else 4  # positions; ROWS * CELLS sums, CELLS + 1 loads fit the registers
 
 
 def _store_sums(n: int):
@@ -44,6 +42,7 @@ def score(n_rows: int, k_dim: int, n_positions: int):
     """
     at_once = next(n for n in range(ROWS, 0, -1) if n_rows % n == 0)
     put, n_sums, k_row, step = _store_sums(at_once), at_once * CELLS, k_dim * 4, k_dim * 2
+    per_step = CELLS * LANES * 2  # bytes read, and asked for, at a time
 
     @inline
     def score(queries, keys, scores, ahead):
@@ -52,10 +51,10 @@ def score(n_rows: int, k_dim: int, n_positions: int):
             for row in range(0, n_rows, at_once):
                 acc = tile_zeros(F32, n_sums)
                 for d in range(0, k_dim, LANES):
+                    for i in range(0, per_step, 64):
+                        prefetch_l2(cells + ahead + d // LANES * per_step + i)
                     k = cast(F32, tile_load(F16, CELLS, cells + d * 2, step))
                     acc = outer_fma(acc, tile_load(F32, at_once, queries + row * k_row + d * 4, k_row), k)
                 put(scores + (row * n_positions + first) * 4, n_positions * 4, acc)
-            for i in range(0, CELLS * step, 64):
-                prefetch_l2(cells + ahead + i)
 
     return score

@@ -280,7 +280,7 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
             return
         for s in range(n_wide):
             sums = work + at_sums + s * n_rows * PANEL * 4
-            weigh(sums, work, at_v + s * PANEL * v_size, v_step, n, ahead * v_step)
+            weigh(sums, work, at_v + s * PANEL * v_size, v_step, n, 0 if latent else ahead * v_step)
         if n_rest > 0:
             weigh_rest(work + at_rest, work, at_v + n_wide * PANEL * v_size, v_step, n, ahead * v_step)
 
