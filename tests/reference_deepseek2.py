@@ -7,6 +7,10 @@ from reference_moe import ReferenceMoE, choose
 class ReferenceDeepseek2(ReferenceMoE):
     """`logits(tokens)` -> float64 (n, vocabulary)."""
 
+    def kept(self, rows):
+        """Latents as a cache gives them back."""
+        return rows
+
     def routes(self, i, logits):
         m = self.meta
         how = {
@@ -47,7 +51,8 @@ class ReferenceDeepseek2(ReferenceMoE):
         else:
             q = self.linear(x, name + "q")
         kv = self.linear(x, name + "kv_a_mqa")
-        c, pe = self.norm(kv[:, :rank], name + "kv_a_norm"), self.turned(kv[:, rank:])
+        rows = self.kept(np.concatenate([self.norm(kv[:, :rank], name + "kv_a_norm"), self.turned(kv[:, rank:])], 1))
+        c, pe = rows[:, :rank], rows[:, rank:]
         if name + "kv_b.weight" in self.w:
             both = self.w[name + "kv_b.weight"].reshape(n_head, nope + v_dim, rank)
             k_b, v_b = both[:, :nope], both[:, nope:]

@@ -287,18 +287,17 @@ class Graph:
         attrs = {"n_head": n_head, "eps": eps, "style": style, "angles": angles, "layer": self.layer}
         self.emit("latent_store", c, pe, weights={"w": w}, **attrs)
 
-    def latents(self, rank: int, row_bytes: int) -> Value:
-        """The latents of all positions of this layer."""
-        return self.emit("latents", width=rank, rows=CELLS, layer=self.layer, row_bytes=row_bytes)
+    def latents(self, width: int, first: int, k_dim: int) -> Value:
+        """Columns first .. first + width of the rows of k_dim that `latent_store` kept, of all positions."""
+        return self.emit("latents", width=width, rows=CELLS, layer=self.layer, first=first, k_dim=k_dim)
 
-    def expand(self, kv: Value, pe: Value | None, n_head: int, n_nope: int, v_dim: int, n_rot: int, rank: int = 0):
-        """(keys, values) of n_head heads of kv. With pe, the rows' own rotated columns, they go into the cache of this
-        layer; else those columns come from the cached latents (of `rank` columns before) and both are for this step.
+    def expand(self, kv: Value, pe: Value, n_head: int, n_nope: int, v_dim: int, n_rot: int, keep: bool):
+        """(keys, values) of n_head heads of kv, and of pe, the rotated columns of keys that they share. keep: they go
+        into the cache of this layer; else they are for this step.
         """
-        attrs = {"n_head": n_head, "n_nope": n_nope, "v_dim": v_dim, "n_rot": n_rot, "layer": self.layer, "rank": rank}
-        inputs, out = (kv,) if pe is None else (kv, pe), []
+        attrs, out = {"n_head": n_head, "n_nope": n_nope, "v_dim": v_dim, "n_rot": n_rot, "layer": self.layer}, []
         for name, width in ("keys", n_nope + n_rot), ("values", v_dim):
-            out.append(self.emit(name, *inputs, width=n_head * width if pe is None else 0, **attrs))
+            out.append(self.emit(name, kv, pe, width=0 if keep else n_head * width, **attrs))
             if out[-1]:
                 out[-1].kind = name
         return out

@@ -52,6 +52,21 @@ class Types:
                     f"to {MAX_HEAD}; use f16, bf16 or f32"
                 )
 
+    def of_latents(self, rank: int, n_rot: int) -> Types:
+        """Those of a layer of latents, which are rows of keys; IkpyError where they cannot be kept so."""
+        plain = kv_type(self.k).is_plain
+        if (plain and self.k != "f16") or self.v not in ("f16", self.k) or self.khad or self.vhad:
+            raise IkpyError(
+                f"{self.spelled()}: latents (DeepSeek) are kept in one cache, of -ctk f16 or a quantized type; with it "
+                "-ctv f16 or the same is accepted, without -khad and -vhad"
+            )
+        if not plain and (rank % COLUMNS or n_rot % COLUMNS or rank + n_rot > MAX_HEAD):
+            raise IkpyError(
+                f"-ctk {self.k}: the model's latents have {rank} and {n_rot} elements, accepted are multiples of "
+                f"{COLUMNS}, up to {MAX_HEAD} together; use f16"
+            )
+        return Types(k=self.k)
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -80,13 +95,14 @@ class Layer:
 
 def layers(ops: Iterable, n_ctx: int, n_step: int, types: Types = Types()) -> dict[int, Layer]:
     """What the `attend` ops of a model's list need, by number of layer; latents are one row of keys per position."""
-    out, ops = {}, list(ops)
-    if types != Types() and any(o.name in ("latent_store", "keys") for o in ops):
-        raise IkpyError(f"{types.spelled()}: the cache of latent attention (DeepSeek) is f16, accepted are f16 and f16")
+    out = {}
     for o in ops:
         if o.name == "latent_store":
-            n = n_cells(n_ctx, 0, n_step)
-            out[o.attrs["layer"]] = Layer(n, 0, o.attrs["n_head"], 1, sum(v.width for v in o.inputs), 0)
+            n, widths = n_cells(n_ctx, 0, n_step), [v.width for v in o.inputs]
+            kept = Layer(n, 0, o.attrs["n_head"], 1, sum(widths), 0, types.of_latents(*widths))
+            out[o.attrs["layer"]] = kept
+        if o.name == "keys" and not o.output and types != Types():
+            raise IkpyError(f"{types.spelled()}: with -mla 0 DeepSeek's keys and values are f16; use -mla 1 to 3")
         if o.name == "attend" and not o.attrs["latent"] and len(o.inputs) == 1:
             a, window = o.attrs, o.attrs["window"]
             dims = o.inputs[0].width // a["n_head"], o.output.width // a["n_head"]

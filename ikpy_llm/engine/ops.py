@@ -303,7 +303,8 @@ def attend(o: Op, low: Lowering) -> Record:
     heads = n_head, n_head_kv, a["first_head"], a["n_head_all"]
     words = q, *caches, y, *heads, n_cells, window, float(a["scale"]), float(a["cap"]), scratch, counters, _state(q)
     how = {name: True for name, on in (("latent", latent), ("softcap", a["cap"])) if on}
-    types = kv_cache.Types() if own else low.kv  # what is made for one step is f16
+    # what is made for one step is f16; latents are only keys
+    types = kv_cache.Types() if own else kv_cache.Types(k=low.kv.k) if latent else low.kv
     cell = cache_bytes(types.k, n_head_kv, 1, k_dim) + (0 if latent else cache_bytes(types.v, n_head_kv, 1, v_dim))
     cost = Cost(
         bytes_row=F32 * (q.width + y.width),

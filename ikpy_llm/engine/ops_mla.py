@@ -5,7 +5,13 @@ from __future__ import annotations
 from ikpy_llm.engine.graph import CELLS, Op
 from ikpy_llm.engine.ops import F16, F32, MAX_FLAVOURS, Lowering, _record, _state, kernel_named, op
 from ikpy_llm.engine.records import At, Cost, Record
+from ikpy_llm.kernels.attention_layout import cache_bytes
 from ikpy_llm.kernels.derive import layout
+
+
+def latent_type(types) -> dict:
+    """What of a cache of latents is not the default, as parameters of kernels."""
+    return {} if types.k == "f16" else {"k_type": types.k}
 
 
 @op
@@ -70,41 +76,38 @@ def latent_store(o: Op, low: Lowering) -> Record:
     cache = At("k", a["layer"])
     words = c, pe, cache, c.width, pe.width, low.n_cells(0), At("file", o.weights["w"]), float(a["eps"])
     words += At("angles", a["angles"]), _state(c)
-    cost = Cost(flops_row=4 * c.width + 3 * pe.width, bytes_row=(F32 + F16) * (c.width + pe.width))
-    return _record(o, kernel_named("mla.latent_store", style=a["style"]), words, writes=(cache,), cost=cost)
+    width = c.width + pe.width
+    cost = Cost(flops_row=4 * c.width + 3 * pe.width, bytes_row=F32 * width + cache_bytes(low.kv.k, 1, 1, width))
+    kernel = kernel_named("mla.latent_store", style=a["style"], **latent_type(low.kv))
+    return _record(o, kernel, words, writes=(cache,), cost=cost)
 
 
 @op
 def latents(o: Op, low: Lowering) -> Record:
-    """The latents of all positions as f32"""
-    cache, row_bytes = At("k", o.attrs["layer"]), o.attrs["row_bytes"]
-    words = cache, row_bytes, o.output, o.output.width, At("state", CELLS)
-    cost = Cost(bytes_position=(F16 + F32) * o.output.width)
-    return _record(o, kernel_named("mla.latents"), words, reads=(cache,), cost=cost)
+    """Columns of the cached rows of all positions as f32"""
+    cache, k_dim, width = At("k", o.attrs["layer"]), o.attrs["k_dim"], o.output.width
+    words = cache, o.attrs["first"], o.output, width, At("state", CELLS)
+    cost = Cost(bytes_position=cache_bytes(low.kv.k, 1, 1, width) + F32 * width)
+    return _record(o, kernel_named("mla.latents", k_dim=k_dim, **latent_type(low.kv)), words, reads=(cache,), cost=cost)
 
 
 @op
 def keys(o: Op, low: Lowering) -> Record:
     """Keys of every head in panels: into the cache, or made of cached latents for this step"""
-    (kv, *pe), a, layer = o.inputs, o.attrs, o.attrs["layer"]
-    head, k_dim = kv.width // a["n_head"], a["n_nope"] + a["n_rot"]
-    if pe:
-        rest, target = (pe[0], F32 * a["n_rot"]), At("k", layer)
-    else:
-        rest, target = (At("k", layer, F16 * a["rank"]), F16 * (a["rank"] + a["n_rot"])), o.output
-    words = kv, head, *rest, target, a["n_head"], a["n_nope"], a["n_rot"], low.n_cells(0), _state(kv)
-    reads = o.inputs if pe else (kv, At("k", layer))
-    cost = _moved((F32 + F16) * a["n_head"] * k_dim, bool(pe))
-    return _record(o, kernel_named("mla.keys", cached=not pe), words, reads=reads, writes=(target,), cost=cost)
+    (kv, pe), a, target = o.inputs, o.attrs, o.output or At("k", o.attrs["layer"])
+    sizes = a["n_head"], a["n_nope"], a["n_rot"], low.n_cells(0)
+    words = kv, kv.width // a["n_head"], pe, target, *sizes, _state(kv)
+    cost = _moved((F32 + F16) * a["n_head"] * (a["n_nope"] + a["n_rot"]), not o.output)
+    return _record(o, kernel_named("mla.keys"), words, writes=(target,), cost=cost)
 
 
 @op
 def values(o: Op, low: Lowering) -> Record:
     """Values of every head as rows: into the cache, or made of cached latents for this step"""
-    (kv, *pe), a = o.inputs, o.attrs
-    target = At("v", a["layer"]) if pe else o.output
+    (kv, _), a = o.inputs, o.attrs
+    target = o.output or At("v", a["layer"])
     words = kv, kv.width // a["n_head"], a["n_nope"], target, a["n_head"], a["v_dim"], low.n_cells(0), _state(kv)
-    cost = _moved((F32 + F16) * a["n_head"] * a["v_dim"], bool(pe))
+    cost = _moved((F32 + F16) * a["n_head"] * a["v_dim"], not o.output)
     return _record(o, kernel_named("mla.values"), words, reads=(kv,), writes=(target,), cost=cost)
 
 

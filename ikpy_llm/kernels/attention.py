@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import attention_latent
 from .attention_int import keys_bytes, keys_reader, query_bytes, values_bytes, values_reader
 from .attention_layout import BLOCK, CHUNK, HEADER, SPLIT_TOKENS, partial_bytes
 from .attention_tile import CACHE_LINE, FEW, LOG2E, LOWEST, ROWS, TILES, VECTOR, exp2, first_visible, tile_of
@@ -82,8 +83,8 @@ def _nothing(address):
     """In place of a rotation."""
 
 
-def _block_of(kv: KVType, keys: bool, dim: int):
-    """(function that decodes a block of a quantized cache, memory for that)."""
+def _block_of(kv: KVType, keys: bool, dim: int, latent: int = 0):
+    """(function that decodes a block of a quantized cache, memory for that); latent: columns of a row of latents."""
     if kv.is_plain:
 
         @inline
@@ -93,7 +94,8 @@ def _block_of(kv: KVType, keys: bool, dim: int):
         return nothing, stack(64)
     if keys:
         return keys_reader(kv, dim), stack(keys_bytes(dim))
-    return values_reader(kv, dim), stack(values_bytes(dim))
+    reader = attention_latent.values_reader(kv, dim, latent) if latent else values_reader(kv, dim)
+    return reader, stack(values_bytes(dim))
 
 
 def attend(
@@ -115,6 +117,7 @@ def attend(
     attention_layout.scratch_bytes. counters: n_counters int64, 0 before and after. Head sizes are multiples of 16.
     softcap: scores s become cap * tanh(s / cap).
     latent: the cache is rows of k_dim for each KV head, whose first v_dim columns are the values; vcache is kcache.
+    Where it is quantized they lie as keys do.
     k_type, v_type: of the cache (kv_types.py). khad, vhad: keys, values went into it through a Hadamard rotation.
 
     In steps of at most SPLIT_TOKENS tokens threads get chunks of the sequence; who finishes the last chunk of some rows
@@ -132,7 +135,7 @@ def attend(
     v_columns = k_dim if latent else v_dim
     k_cell, v_cell = k_kv.row_bytes(k_dim), v_kv.row_bytes(v_columns)
     decode_k, k_block = _block_of(k_kv, True, k_dim)
-    decode_v, v_block = _block_of(v_kv, False, v_columns)
+    decode_v, v_block = _block_of(v_kv, False, v_dim, k_dim if latent else 0)
     part_step, k_row = partial_bytes(v_dim), k_dim * 4
     work_step = ROWS * (BLOCK * 4 + 64 + VECTOR + v_dim * 4)
     queries_of = stack(TILES * ROWS * k_row)

@@ -214,10 +214,13 @@ def _pairs_writer(kv: KVType, v_dim: int):
     return write
 
 
-def values_reader(kv: KVType, v_dim: int):
-    """Function (cache, target, ahead): a block of values as above."""
-    read_scales, write_pairs = scales_reader(kv, v_dim), _pairs_writer(kv, v_dim)
-    panel_bytes, tile_bytes, groups = LANES * kv.row_bytes(v_dim), LANES * kv.tile_row, v_dim // COLUMNS
+def values_reader(kv: KVType, v_dim: int, columns: int = 0, pairs_writer=_pairs_writer):
+    """Function (cache, target, ahead): a block of values as above. columns: of a row of the cache, if more than these;
+    pairs_writer: what writes the codes of a tile.
+    """
+    columns = columns or v_dim
+    read_scales, write_pairs = scales_reader(kv, columns), pairs_writer(kv, v_dim)
+    panel_bytes, tile_bytes, groups = LANES * kv.row_bytes(columns), LANES * kv.tile_row, v_dim // COLUMNS
     at_scales = BLOCK * 2 * v_dim
 
     def read(cache, target, ahead):

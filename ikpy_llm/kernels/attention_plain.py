@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import attention_latent
 from .attention_layout import BLOCK
 from .attention_tile import ELEMENT_BYTES, LOG2E, exp2, first_visible, reader
 from .hadamard import rotation
@@ -72,6 +73,8 @@ def attend(
     k_kv, v_kv = kv_type(k_type), kv_type(k_type if latent else v_type)
     v_columns = k_dim if latent else v_dim
     decode_k, decode_v = _decoder(k_kv, not latent, k_dim), _decoder(v_kv, False, v_columns)
+    if latent and not k_kv.is_plain:
+        decode_k = decode_v = attention_latent.block_rows(k_kv, k_dim, BLOCK)
     k_cell, v_cell = k_kv.row_bytes(k_dim), v_kv.row_bytes(v_columns)
     rotate_q, rotate_y = (rotation(dim) if on else _nothing for dim, on in ((k_dim, khad), (v_dim, vhad)))
     block_of, query_of = stack(4 * BLOCK * max(k_dim, v_columns)), stack(4 * k_dim)

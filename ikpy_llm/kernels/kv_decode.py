@@ -39,7 +39,7 @@ def emit_codes(b, kv: KVType, tile, flip: int):
     return [b.xor(x, constant(U8, flip)) for x in out] if flip else out
 
 
-def _decoder(kv: KVType, keys: bool):
+def tile_decoder(kv: KVType, keys: bool):
     """Function (tile, scales, mins, target, stride): the values of a tile as f32; of keys to [column][position],
     of values to [position][column], rows `stride` bytes apart. scales, mins: addresses of f32[W].
     """
@@ -98,7 +98,7 @@ def block_decoder(kv: KVType, keys: bool, dim: int, n_positions: int):
     """Function (cache, target, ahead): n_positions of a head, a whole number of panels, as f32: keys
     [panel][column][W], values [position][column]. What is needed next lies `ahead` bytes on.
     """
-    decode, read_scales = _decoder(kv, keys), scales_reader(kv, dim)
+    decode, read_scales = tile_decoder(kv, keys), scales_reader(kv, dim)
     panel_bytes, tile_bytes = LANES * kv.row_bytes(dim), LANES * kv.tile_row
     spare_of = ops.stack(8 * LANES)
     part, stride = (COLUMNS * LANES * 4, LANES * 4) if keys else (COLUMNS * 4, dim * 4)

@@ -1,4 +1,4 @@
-"""Multi-head latent attention (DeepSeek): a position is stored as one row of kv_lora_rank + n_rot f16, the normed
+"""Multi-head latent attention (DeepSeek): a position is stored as one row of kv_lora_rank + n_rot columns, the normed
 latent and the rotated part of the key that all heads share; or expanded, as keys and values of every head.
 
 Threads take rows or heads of rows. State words: [0] rows, [1] position of the first. Layouts of expanded caches:
@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from .attention_latent import rows_reader
 from .heads import F16_MAX, _saturate, _turn
+from .kv_store import SPARE, row_writer
+from .kv_types import kv_type
 from .rowwise import ELEMENT, sum_squares
 from .simd import (
     F16,
@@ -17,6 +20,7 @@ from .simd import (
     LANES,
     cast,
     f32,
+    inline,
     load,
     load_f16,
     load_f32,
@@ -24,9 +28,8 @@ from .simd import (
     stack,
     store,
     store_f16,
+    store_f32,
 )
-
-MAX_ROT = 256  # columns that rotate
 
 
 def rope_part(style: str):
@@ -45,48 +48,74 @@ def rope_part(style: str):
     return rope_part
 
 
-def latent_store(style: str):
-    """cache[pos % n_cells] = (c / sqrt(mean(c^2) + eps) * w, pe turned), as f16. Words: c f32 [n][rank], pe f32
-    [n][n_rot], cache, rank, n_rot, n_cells, w, eps (f32), table, state. rank is a multiple of 16.
+def latent_store(style: str, k_type: str = "f16"):
+    """cache[pos % n_cells] = (c / sqrt(mean(c^2) + eps) * w, pe turned), as f16 rows or quantized as keys. Words: c f32
+    [n][rank], pe f32 [n][n_rot], cache, rank, n_rot, n_cells, w, eps (f32), table, state. rank is a multiple of 16,
+    where quantized of 32 like n_rot.
     """
-    turn, turned_of = _turn(style, False), stack(4 * MAX_ROT)
+    turn, row_of, kv = _turn(style, False), stack(SPARE), kv_type(k_type)
+    if kv.is_plain:
+
+        @inline
+        def write(row, dim, cache, cell):
+            target = cache + cell * dim * 2
+            whole = dim // LANES * LANES
+            for i in range(0, whole, LANES):
+                store(target + i * 2, cast(F16, _saturate(load(F32, row + i * ELEMENT))))
+            for i in range(whole, dim):
+                store_f16(target + i * 2, min(max(load_f32(row + i * ELEMENT), -F16_MAX), F16_MAX))
+    else:
+        write = row_writer(kv, True)
 
     def latent_store(c, pe, cache, rank, n_rot, n_cells, w, eps: f32, table, state, ith, nth):
-        n, pos0, turned = load_i64(state), load_i64(state + 8), turned_of()
+        n, pos0, latent = load_i64(state), load_i64(state + 8), row_of()
         for row in range(n * ith // nth, n * (ith + 1) // nth):
             pos, source = pos0 + row, c + row * rank * ELEMENT
-            target = cache + pos % n_cells * (rank + n_rot) * 2
             scale = np.float32(1) / np.sqrt(sum_squares(source, rank) / np.float32(rank) + eps)
             for i in range(0, rank, LANES):
-                v = load(F32, source + i * ELEMENT) * scale * load(F32, w + i * ELEMENT)
-                store(target + i * 2, cast(F16, _saturate(v)))
+                store(latent + i * ELEMENT, load(F32, source + i * ELEMENT) * scale * load(F32, w + i * ELEMENT))
             angles = table + pos * n_rot * ELEMENT
-            turn(pe + row * n_rot * ELEMENT, turned, angles, 0, n_rot, n_rot, np.float32(0))
-            for i in range(n_rot):
-                store_f16(target + (rank + i) * 2, min(max(load_f32(turned + i * ELEMENT), -F16_MAX), F16_MAX))
+            turn(pe + row * n_rot * ELEMENT, latent + rank * ELEMENT, angles, 0, n_rot, n_rot, np.float32(0))
+            write(latent, rank + n_rot, cache, pos % n_cells)
 
     return latent_store
 
 
-def latents():
-    """y = the latents of all positions, as f32. Words: cache, row_bytes, y, rank, state."""
+def latents(k_dim: int, k_type: str = "f16"):
+    """y = columns first .. first + width of the cached rows of k_dim, of all positions, as f32. Words: cache, first, y,
+    width, state. Where quantized, first and width are multiples of 32.
+    """
+    kv = kv_type(k_type)
+    if not kv.is_plain:
+        read, panel_bytes = rows_reader(kv, k_dim), LANES * kv.row_bytes(k_dim)
 
-    def latents(cache, row_bytes, y, rank, state, ith, nth):
+        def latents(cache, first, y, width, state, ith, nth):
+            n = load_i64(state)
+            n_panels = (n + LANES - 1) // LANES
+            for p in range(n_panels * ith // nth, n_panels * (ith + 1) // nth):
+                target = y + p * LANES * width * ELEMENT
+                read(cache + p * panel_bytes, first, width, target, min(LANES, n - p * LANES))
+
+        return latents
+
+    def latents(cache, first, y, width, state, ith, nth):
         n = load_i64(state)
         for row in range(n * ith // nth, n * (ith + 1) // nth):
-            for i in range(0, rank, LANES):
-                store(y + (row * rank + i) * ELEMENT, cast(F32, load(F16, cache + row * row_bytes + i * 2)))
+            source, target, whole = cache + (row * k_dim + first) * 2, y + row * width * ELEMENT, width // LANES * LANES
+            for i in range(0, whole, LANES):
+                store(target + i * ELEMENT, cast(F32, load(F16, source + i * 2)))
+            for i in range(whole, width):
+                store_f32(target + i * ELEMENT, load_f16(source + i * 2))
 
     return latents
 
 
-def keys(cached: bool):
+def keys():
     """Keys of every head into panels: n_nope columns from kv f32 [n][n_head][kv_head], then the n_rot that all heads
-    share, turned already: pe f32 [n][n_rot], or f16 rows pe_bytes apart if cached. Words: kv, kv_head, pe, pe_bytes,
-    kcache, n_head, n_nope, n_rot, n_cells, state.
+    share, turned already: pe f32 [n][n_rot]. Words: kv, kv_head, pe, kcache, n_head, n_nope, n_rot, n_cells, state.
     """
 
-    def keys(kv, kv_head, pe, pe_bytes, kcache, n_head, n_nope, n_rot, n_cells, state, ith, nth):
+    def keys(kv, kv_head, pe, kcache, n_head, n_nope, n_rot, n_cells, state, ith, nth):
         total, pos0, k_dim = load_i64(state) * n_head, load_i64(state + 8), n_nope + n_rot
         for item in range(total * ith // nth, total * (ith + 1) // nth):
             row, head = item // n_head, item % n_head
@@ -96,7 +125,7 @@ def keys(cached: bool):
                 x = load_f32(kv + (item * kv_head + d) * ELEMENT)
                 store_f16(target + d * LANES * 2, min(max(x, -F16_MAX), F16_MAX))
             for d in range(n_rot):
-                x = load_f16(pe + row * pe_bytes + d * 2) if cached else load_f32(pe + row * pe_bytes + d * ELEMENT)
+                x = load_f32(pe + (row * n_rot + d) * ELEMENT)
                 store_f16(target + (n_nope + d) * LANES * 2, min(max(x, -F16_MAX), F16_MAX))
 
     return keys

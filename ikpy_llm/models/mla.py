@@ -18,6 +18,7 @@ from ikpy_llm.engine.rope import Angles
 from ikpy_llm.errors import ModelFileError
 from ikpy_llm.kernels.derive.api import dequantize
 from ikpy_llm.kernels.derive.layout import file_bytes
+from ikpy_llm.kernels.kv_types import MAX_HEAD
 
 STYLE, UNIT = "norm", 16
 WORDS = {"F32": np.uint32, "F16": np.uint16, "BF16": np.uint16}
@@ -39,7 +40,7 @@ def attention(g: Graph, p: Params, x: Value, turns: Angles, scale: float) -> Val
     pe = g.linear(x, "attn_kv_a_mqa", n_rot, (rank, rank + n_rot))
     if mode == 0:
         kv = g.linear(g.norm(c, "attn_kv_a_norm", p.eps), "attn_kv_b", p.n_head * (k_dim - n_rot + v_dim))
-        g.expand(kv, g.rope(pe, 1, STYLE, turns), p.n_head, k_dim - n_rot, v_dim, n_rot)
+        g.expand(kv, g.rope(pe, 1, STYLE, turns), p.n_head, k_dim - n_rot, v_dim, n_rot, keep=True)
         y = g.attend(g.rope_part(q, q, p.n_head, STYLE, turns), p.n_head, p.n_head, v_dim, scale)
     else:
         g.latent_store(c, pe, "attn_kv_a_norm", p.n_head, p.eps, STYLE, turns)
@@ -60,14 +61,14 @@ def expand(g: Graph, p: Params, q: Value, turns: Angles, scale: float) -> Value:
     """Keys and values of all positions are made for this step, for as many heads at a time as g.options.amb allows."""
     n_rot, v_dim, nope = p.n_rot, p.v_dim_mla, p.k_dim_mla - p.n_rot
     q = g.rope_part(q, q, p.n_head, STYLE, turns)
-    c, y = g.latents(p.kv_rank, 2 * (p.kv_rank + n_rot)), None
+    c, pe = (g.latents(*part, p.kv_rank + n_rot) for part in ((p.kv_rank, 0), (n_rot, p.kv_rank)))
     one_head = g.n_ctx * (4 * (nope + v_dim) + 2 * (nope + n_rot + v_dim))  # bytes: f32 product, f16 keys and values
-    at_once = max(1, (g.options.amb << 20) // one_head) if g.options.amb else p.n_head
+    at_once, y = max(1, (g.options.amb << 20) // one_head) if g.options.amb else p.n_head, None
     for first in range(0, p.n_head, at_once):
         n = min(at_once, p.n_head - first)
         width = nope + v_dim
         kv = g.linear(c, "attn_kv_b", n * width, (first * width, p.n_head * width))
-        k, v = g.expand(kv, None, n, nope, v_dim, n_rot, p.kv_rank)
+        k, v = g.expand(kv, pe, n, nope, v_dim, n_rot, keep=False)
         y = g.attend_to(q, k, v, y, (first, n, p.n_head), v_dim, scale)
     return y
 
@@ -81,6 +82,8 @@ def _check(p: Params) -> None:
     for name, n in ("key_length", p.k_dim_mla), ("value_length", p.v_dim_mla), ("kv_lora_rank", p.kv_rank):
         if n % UNIT or nope % UNIT:
             raise p.refused(f"attention.{name}", f"sizes that are multiples of {UNIT}; here it is {n}")
+    if p.kv_rank + p.n_rot > MAX_HEAD:
+        raise p.refused("attention.kv_lora_rank", f"up to {MAX_HEAD} together with rope.dimension_count")
     absorbed = p.kv_rank + p.n_rot, p.kv_rank
     if (p.head_dim, p.v_dim) not in (absorbed, (p.k_dim_mla, p.v_dim_mla)):
         raise p.refused("attention.key_length", f"{absorbed[0]} with key_length_mla, or the size of a key")
