@@ -5,6 +5,7 @@ bytes mean.
 import numpy as np
 
 from ikpy_llm.kernels import simd
+from ikpy_llm.kernels.kv_store import is_signed
 from ikpy_llm.kernels.kv_types import kv_type
 from ikpy_llm.kernels.quants.shared import IQ4_LEVELS
 
@@ -109,8 +110,8 @@ def cells(data, name, n_head, n_cells, dim, keys):
         x = (x.astype(np.uint32) << 16).view(F) if name == "bf16" else x.astype(F)
         panels = x.reshape(n_head, n_cells // w, dim, w).swapaxes(2, 3)
         return (panels if keys else x).reshape(n_head, n_cells, dim)
-    panels = data.reshape(n_head * n_cells // w, -1)
-    tiles = panels[:, : dim // 32 * w * kv.tile_row].reshape(len(panels), dim // 32, -1)
+    tiles = data.reshape(n_head * n_cells // w, -1)[:, : dim // 32 * w * kv.tile_row]
+    tiles = tiles.reshape(len(tiles), dim // 32, -1)
     codes, bit, at = 0, 0, 0
     for width in kv.planes:
         plane = tiles[..., at : at + width * 4 * w].reshape(*tiles.shape[:2], width, 4 * w)
@@ -118,18 +119,24 @@ def cells(data, name, n_head, n_cells, dim, keys):
         codes, bit, at = codes | np.stack(each, 2).astype(int) << bit, bit + width, at + width * 4 * w
     if keys:  # [vector][position][4 columns]
         codes = codes.reshape(*tiles.shape[:2], 8, w, 4).transpose(0, 3, 1, 2, 4)
-    else:  # [pair][column][2 positions]
-        codes = codes.reshape(*tiles.shape[:2], w // 2, 32, 2).transpose(0, 2, 4, 1, 3)
-    codes = codes.reshape(len(panels), w, dim // 32, 32)
-    from ikpy_llm.kernels.kv_store import is_signed
-
+    else:  # [part][quad][column of the part][4 positions]
+        codes = codes.reshape(*tiles.shape[:2], 32 // w, w // 4, w, 4).transpose(0, 3, 5, 1, 2, 4)
+    codes = codes.reshape(n_head, n_cells, dim // 32, 32)
     codes = codes ^ 128 if is_signed(kv, keys) else codes
     codes = (np.array(kv.levels)[codes] if kv.levels else codes) - kv.zero
-    floats = np.ascontiguousarray(tiles[..., at:]).view(np.float16).astype(F).reshape(len(panels), dim // 32, -1, w)
+    d, m = scales(data, name, n_head, n_cells, dim)
+    return (codes.astype(F) * d[..., None] + m[..., None]).reshape(n_head, n_cells, dim)
+
+
+def scales(data, name, n_head, n_cells, dim):
+    """Scales and minimums of a quantized type: float32 (head, cell, dim / 32) each."""
+    kv, w, groups = kv_type(name), simd.LANES, dim // 32
+    panels = data.reshape(n_head * n_cells // w, -1)
     if kv.row_scale:
-        d = np.ascontiguousarray(panels[:, -4 * w :]).view(F)[:, None]
+        d = np.repeat(np.ascontiguousarray(panels[:, -4 * w :]).view(F)[:, None], groups, 1)[:, :, None]
     else:
-        d = floats[:, :, 0]
-    out = codes.astype(F) * d.swapaxes(1, 2)[..., None]
-    out = out + floats[:, :, 1].swapaxes(1, 2)[..., None] if kv.mins else out
-    return out.reshape(n_head, n_cells, dim)
+        tiles = panels.reshape(len(panels), groups, -1)
+        d = np.ascontiguousarray(tiles[..., kv.bits * 4 * w :]).view(np.float16).astype(F)
+        d = d.reshape(len(panels), groups, -1, w)
+    d = d.transpose(2, 0, 3, 1).reshape(-1, n_head, n_cells, groups)
+    return d[0], d[1] if kv.mins else np.zeros_like(d[0])

@@ -22,7 +22,7 @@ from ikpy_llm.errors import IkpyError, shown
 from ikpy_llm.kernels.derive import layout
 from ikpy_llm.kernels.simd import target
 
-MAGIC, VERSION = b"ikpy-kv\0", 1
+MAGIC, VERSION = b"ikpy-kv\0", 2
 FIXED = struct.Struct("<8sII")
 MOST_HEADER = 1 << 20  # bytes; 100 per layer are usual
 SAMPLE = 64  # bytes of every tensor that count into the model's fingerprint

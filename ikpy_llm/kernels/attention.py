@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import attention_latent
-from .attention_int import keys_bytes, keys_reader, query_bytes, values_bytes, values_reader
-from .attention_layout import BLOCK, CHUNK, HEADER, SPLIT_TOKENS, partial_bytes
-from .attention_tile import CACHE_LINE, FEW, LOG2E, LOWEST, ROWS, TILES, VECTOR, exp2, first_visible, tile_of
+from .attention_int import keys_bytes, keys_reader, query_bytes
+from .attention_layout import BLOCK, CACHE_LINE, CHUNK, FEW, HEADER, SPLIT_TOKENS, partial_bytes
+from .attention_tile import LOG2E, LOWEST, ROWS, TILES, VECTOR, exp2, first_visible, tile_of
+from .attention_values import values_bytes, values_reader
 from .hadamard import rotation
 from .kv_types import COLUMNS, KVType, kv_type
 from .simd import (
@@ -94,8 +94,7 @@ def _block_of(kv: KVType, keys: bool, dim: int, latent: int = 0):
         return nothing, stack(64)
     if keys:
         return keys_reader(kv, dim), stack(keys_bytes(dim))
-    reader = attention_latent.values_reader(kv, dim, latent) if latent else values_reader(kv, dim)
-    return reader, stack(values_bytes(dim))
+    return values_reader(kv, dim, latent), stack(values_bytes(dim))
 
 
 def attend(
@@ -107,6 +106,7 @@ def attend(
     v_type: str = "f16",
     khad: bool = False,
     vhad: bool = False,
+    few: int = FEW,
 ):
     """y = softmax(q k^T * scale) v over the cache, causal, grouped heads.
 
@@ -119,10 +119,13 @@ def attend(
     latent: the cache is rows of k_dim for each KV head, whose first v_dim columns are the values; vcache is kcache.
     Where it is quantized they lie as keys do.
     k_type, v_type: of the cache (kv_types.py). khad, vhad: keys, values went into it through a Hadamard rotation.
+    few: rows of the narrow tile, 1 to FEW; no result depends on it.
 
     In steps of at most SPLIT_TOKENS tokens threads get chunks of the sequence; who finishes the last chunk of some rows
     joins them, in order.
     """
+    if not 1 <= few <= FEW:
+        raise ValueError(f"attention with a tile of {few} rows: accepted are 1 to {FEW}")
     if k_dim % 16 or v_dim % 16:
         raise ValueError(f"attention with heads of {k_dim} and {v_dim}: accepted are multiples of 16")
     k_kv, v_kv = kv_type(k_type), kv_type(k_type if latent else v_type)
@@ -131,18 +134,19 @@ def attend(
             raise ValueError(f"attention with heads of {dim} in {kv.name}: accepted are multiples of {COLUMNS}")
     clear, join, finish = _join(v_dim)
     prepare, start, step, take = tile_of(ROWS, k_dim, v_dim, k_kv, v_kv, latent, softcap)
-    prepare_few, start_few, step_few, take_few = tile_of(FEW, k_dim, v_dim, k_kv, v_kv, latent, softcap)
+    prepare_few, start_few, step_few, take_few = tile_of(few, k_dim, v_dim, k_kv, v_kv, latent, softcap)
     v_columns = k_dim if latent else v_dim
     k_cell, v_cell = k_kv.row_bytes(k_dim), v_kv.row_bytes(v_columns)
     decode_k, k_block = _block_of(k_kv, True, k_dim)
     decode_v, v_block = _block_of(v_kv, False, v_dim, k_dim if latent else 0)
     part_step, k_row = partial_bytes(v_dim), k_dim * 4
     work_step = ROWS * (BLOCK * 4 + 64 + VECTOR + v_dim * 4)
-    queries_of = stack(TILES * ROWS * k_row)
+    narrow = TILES * few  # at most so many rows may go through narrow tiles alone
+    queries_of = stack((TILES * ROWS + ROWS) * k_row)  # the last tile may reach past the last row
     totals_of = stack(TILES * ROWS * part_step)
     part_of = stack(part_step)
     works_of = stack(TILES * work_step)
-    q_step = k_row * ROWS if k_kv.is_plain else query_bytes(ROWS, k_dim)
+    q_step = query_bytes(ROWS, k_dim)  # of a tile of quantized rows
     prepared_of = stack(64 if k_kv.is_plain else TILES * q_step)
     k_quantized, v_quantized = not k_kv.is_plain, not v_kv.is_plain
     rotate_q = rotation(k_dim) if khad else _nothing
@@ -150,13 +154,13 @@ def attend(
 
     @inline
     def gather(q, queries, row0, n_rows, group, head0, n_head_all, scale):
-        """Rows of a KV head, scaled, one after the other; zeros up to the next multiple of ROWS."""
+        """Rows of a KV head, scaled, one after the other; zeros for ROWS more."""
         for row in range(n_rows):
             source = q + ((row0 + row) // group * n_head_all + head0 + (row0 + row) % group) * k_row
             for d in range(0, k_dim, LANES):
                 store(queries + row * k_row + d * 4, load(F32, source + d * 4) * scale)
             rotate_q(queries + row * k_row)
-        for i in range(n_rows * k_row, (n_rows + ROWS - 1) // ROWS * ROWS * k_row, VECTOR):
+        for i in range(n_rows * k_row, (n_rows + ROWS - 1) * k_row, VECTOR):
             store(queries + i, splat(F32, np.float32(0)))
 
     @inline
@@ -165,9 +169,9 @@ def attend(
         return row // group * n_head + head * group + row % group
 
     @inline
-    def copy(source, target):
-        for i in range(0, part_step, VECTOR):
-            store(target + i, load(F32, source + i))
+    def tail(n):
+        """What the last n rows, less than a full tile, cost in rows."""
+        return 0 if n == 0 else few if n <= few else ROWS
 
     def attend(
         q,
@@ -195,11 +199,14 @@ def attend(
         split = n_tokens <= SPLIT_TOKENS and end_chunk - first_chunk > 1
         n_spans = end_chunk - first_chunk if split else 1
         n_tiles = (n_rows + ROWS - 1) // ROWS
-        item_rows = min(max(n_tiles * n_head_kv * n_spans // (4 * nth), 1), TILES) * ROWS  # results do not depend on it
+        # results depend neither on the rows of a tile nor on those of an item
+        tall, item_rows = ROWS, min(max(n_tiles * n_head_kv * n_spans // (4 * nth), 1), TILES) * ROWS
+        if n_rows <= narrow and (n_rows + few - 1) // few * few < n_rows // ROWS * ROWS + tail(n_rows % ROWS):
+            tall, item_rows = few, narrow
         n_parts = (n_rows + item_rows - 1) // item_rows
         queries, totals, part, works = queries_of(), totals_of(), part_of(), works_of()
         keys_of_block, values_of_block, prepared = k_block(), v_block(), prepared_of()
-        n_items = n_parts * n_head_kv * n_spans
+        n_items, ready = n_parts * n_head_kv * n_spans, -1
         for index in range(n_items):
             turn = index % (2 * nth)
             if split:
@@ -212,18 +219,18 @@ def attend(
             row0 = (n_parts - 1 - late) * item_rows
             used = min(item_rows, n_rows - row0)
             keys, values = kcache + head * n_cells * k_cell, vcache + head * n_cells * v_cell
-            gather(q, queries, row0, used, group, first_head + head * group, n_head_all, scale * LOG2E)
-            rows = queries
-            if k_quantized:
-                rows = prepared
-                for tile in range(0, used, ROWS):
-                    left, target = min(ROWS, used - tile), prepared + tile // ROWS * q_step
-                    if left > FEW:
+            if index // n_spans != ready:
+                gather(q, queries, row0, used, group, first_head + head * group, n_head_all, scale * LOG2E)
+                ready = index // n_spans
+                for tile in range(0, used if k_quantized else 0, tall):
+                    left, target = min(tall, used - tile), prepared + tile // tall * q_step
+                    if left > few:
                         prepare(queries + tile * k_row, left, target)
                     else:
                         prepare_few(queries + tile * k_row, left, target)
-            for row in range(used):
-                clear(totals + row * part_step)
+            if not split:
+                for row in range(used):
+                    clear(totals + row * part_step)
             first = first_visible(pos0 + row0 // group, window)
             chunk0 = max(first_chunk + span, first // CHUNK)
             cell = max(chunk0 * CHUNK, first // BLOCK * BLOCK) % n_cells
@@ -231,15 +238,15 @@ def attend(
                 prefetch_l2(keys + cell * k_cell + i)
             for i in range(0, BLOCK * v_cell, CACHE_LINE):
                 prefetch_l2(values + cell * v_cell + i)
-            pos_high = pos0 + (row0 + used - 1) // group
+            pos_high, empty = pos0 + (row0 + used - 1) // group, True
             for chunk in range(chunk0, first_chunk + span + 1 if split else end_chunk):
                 begin, end = chunk * CHUNK, min((chunk + 1) * CHUNK, pos_high + 1)
                 if begin > pos_high:
                     break
-                lap = begin // n_cells * n_cells  # what the ring has gone round
-                for tile in range(0, used, ROWS):
-                    work = works + tile // ROWS * work_step
-                    if min(ROWS, used - tile) > FEW:
+                lap, empty = begin // n_cells * n_cells, False  # what the ring has gone round
+                for tile in range(0, used, tall):
+                    work = works + tile // tall * work_step
+                    if min(tall, used - tile) > few:
                         start(work)
                     else:
                         start_few(work)
@@ -247,38 +254,45 @@ def attend(
                     at_k, at_v = keys + (block - lap) * k_cell, values + (block - lap) * v_cell
                     ahead = BLOCK if block + BLOCK <= pos_high else 0
                     if k_quantized:
-                        decode_k(at_k, keys_of_block, ahead * k_cell)
+                        decode_k(at_k, keys_of_block, 0)
                     if v_quantized:
-                        decode_v(at_v, values_of_block, ahead * v_cell)
+                        decode_v(at_v, values_of_block, 0)
                     at = at_k, at_v, keys_of_block, values_of_block
-                    for tile in range(0, used, ROWS):
-                        left, r = min(ROWS, used - tile), row0 + tile
+                    for tile in range(0, used, tall):
+                        left, r = min(tall, used - tile), row0 + tile
                         low = pos0 + r // group
                         if block > pos0 + (r + left - 1) // group or block + BLOCK <= first_visible(low, window):
                             continue
-                        at_q, work, near = rows + tile // ROWS * q_step, works + tile // ROWS * work_step, ahead
+                        at_q, work, near = queries + tile * k_row, works + tile // tall * work_step, ahead
+                        if k_quantized:
+                            at_q = prepared + tile // tall * q_step
                         if tile > 0:
                             near = 0  # the first tile has asked for it
-                        if left > FEW:
+                        if left > few:
                             step(at_q, left, work, at, block, end, r, group, pos0, window, limit, near)
                         else:
                             step_few(at_q, left, work, at, block, end, r, group, pos0, window, limit, near)
-                for tile in range(0, used, ROWS):
-                    left, work = min(ROWS, used - tile), works + tile // ROWS * work_step
+                for tile in range(0, used, tall):
+                    left, work = min(tall, used - tile), works + tile // tall * work_step
                     for row in range(left):
-                        if left > FEW:
-                            take(work, row, part)
+                        target = part
+                        if split:
+                            target = (
+                                scratch + (place(row0 + tile + row, group, head, n_head) * n_spans + span) * part_step
+                            )
+                        if left > few:
+                            take(work, row, target)
                         else:
-                            take_few(work, row, part)
-                        join(totals + (tile + row) * part_step, part)
+                            take_few(work, row, target)
+                        if not split:
+                            join(totals + (tile + row) * part_step, part)
             for row in range(used):
-                at = place(row0 + row, group, head, n_head)
-                if split:
-                    copy(totals + row * part_step, scratch + (at * n_spans + span) * part_step)
-                else:
+                if not split:
                     out = place(row0 + row, group, head, n_head_all) + first_head
                     finish(totals + row * part_step, y + out * v_dim * 4)
                     rotate_y(y + out * v_dim * 4)
+                elif empty:
+                    clear(scratch + (place(row0 + row, group, head, n_head) * n_spans + span) * part_step)
             done = counters + 8 * (late * n_head_kv + head)
             if split and atomic_add(done, 1) == n_spans - 1:
                 atomic_store(done, 0)

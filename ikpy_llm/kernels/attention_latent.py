@@ -1,5 +1,5 @@
 """Latent attention over the cache of latents, of which the values are the first columns: f16 rows k[cell][k_dim], or
-quantized, as keys lie (kv_types.py), whose values are then turned round for the integer products.
+quantized, as keys lie (kv_types.py), whose values attention_values.py turns round for the integer products.
 """
 
 from __future__ import annotations
@@ -9,14 +9,11 @@ from numba import types
 from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
-from . import attention_int
-from .kv_decode import emit_codes, scales_reader, tile_decoder
-from .kv_store import SIZE, is_signed
+from .kv_decode import scales_reader, tile_decoder
 from .kv_types import COLUMNS, KVType
 from .simd import (
     F16,
     F32,
-    I16V,
     LANES,
     TARGET,
     Tile,
@@ -30,7 +27,6 @@ from .simd import (
     tile_load,
     tile_zeros,
 )
-from .simd.core import constant, shuffle
 from .simd.memory import emit_offset, emit_store, f32
 from .simd.ops import reduce_add
 
@@ -86,54 +82,6 @@ def score(n_rows: int, k_dim: int, n_positions: int):
 
 
 # ---------------------------------------------------------------- quantized
-def _transposed(b, vectors: list) -> list:
-    """A square of 8-byte units: unit i of vector j becomes unit j of vector i."""
-    n, half = len(vectors), 1
-    units = lambda *order: [8 * u + i for u in order for i in range(8)]  # noqa: E731
-    while half < n:
-        low = units(*[j if not j & half else n + (j ^ half) for j in range(n)])
-        high = units(*[j ^ half if not j & half else n + j for j in range(n)])
-        out = list(vectors)
-        for i in range(n):
-            if not i & half:
-                x, y = vectors[i], vectors[i | half]
-                out[i], out[i | half] = shuffle(b, x, y, low), shuffle(b, x, y, high)
-        vectors, half = out, 2 * half
-    return vectors
-
-
-def _pairs_writer(kv: KVType, v_dim: int):
-    """Function (tile, target): the codes of a tile, which lie as those of keys (4 columns of every position), as int16
-    without their zero, [pair of positions][column][2].
-    """
-    signed, n = kv.zero == 128, LANES // 2
-    flip = 128 if signed and not is_signed(kv, True) else 0
-    pairs = [8 * unit + i for unit in range(n) for i in (0, 4, 1, 5, 2, 6, 3, 7)]  # column by column
-
-    @intrinsic
-    def write(typingctx, tile, target):
-        def codegen(ctx, b, sig, args):
-            codes = [shuffle(b, x, x, pairs) for x in emit_codes(b, kv, args[0], flip)]
-            for first in range(0, 8, n):
-                for pair, x in enumerate(_transposed(b, codes[first : first + n])):
-                    for half in range(2):
-                        short = shuffle(b, x, x, range(half * SIZE // 2, (half + 1) * SIZE // 2))
-                        value = (b.sext if signed else b.zext)(short, I16V.ir)
-                        value = value if signed or not kv.zero else b.sub(value, constant(I16V, kv.zero))
-                        at = 4 * (pair * v_dim + 4 * first + half * LANES)
-                        emit_store(b, value, b.add(args[1], args[1].type(at)))
-            return ctx.get_dummy_value()
-
-        return types.void(types.int64, types.int64), codegen
-
-    return write
-
-
-def values_reader(kv: KVType, v_dim: int, k_dim: int):
-    """attention_int.values_reader of latents: the first v_dim of k_dim columns."""
-    return attention_int.values_reader(kv, v_dim, k_dim, _pairs_writer)
-
-
 def rows_reader(kv: KVType, k_dim: int):
     """Function (panel, first, width, target, n): columns first .. first + width, whole tiles, of the first n positions
     of a panel as f32 rows [width].

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from . import attention_latent
-from .attention_int import query_writer, scorer, weigher
-from .attention_layout import BLOCK, HEADER
+from .attention_int import query_writer, scorer
+from .attention_layout import BLOCK, CACHE_LINE, HEADER
+from .attention_values import weigher
 from .simd import (
     F16,
     F32,
@@ -34,8 +35,10 @@ from .simd import (
     reduce_max,
     select,
     splat,
+    stack,
     store,
     store_f32,
+    store_i32,
     tile_load,
     tile_splat,
     tile_store,
@@ -44,12 +47,10 @@ from .simd import (
 from .simd.mathfn import tanh
 
 ROWS = 6  # rows of a full tile; ROWS * WIDE sums, WIDE loads and a broadcast fit the registers
-FEW = 4  # rows of the narrow tile for what is left over: generation with few heads per KV head
 WIDE = 4 if TARGET.name in ("avx512", "neon") else 2  # vectors side by side: panels of K, parts of a row of V
+THIN = 3  # up to so many rows four vectors stand side by side: chains of sums that hide the latency of fma
 TILES = 4  # full tiles of an item: they use a chunk of K and V again from the L2 cache
-CACHE_LINE = 64
 ELEMENT_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
-PANEL = WIDE * LANES  # positions scored at once
 VECTOR = LANES * 4  # bytes
 LOWEST, MASKED = np.float32(-3e38), np.float32(-np.inf)
 LOG2E = np.float32(1.4426950408889634)
@@ -84,8 +85,13 @@ def first_visible(pos, window):
     return max(pos - window + 1, 0) if window > 0 else 0
 
 
-def _fold(pair):
-    """A function that folds a tile of WIDE vectors into one."""
+def wide_of(n_rows: int, latent: bool = False) -> int:
+    """Vectors side by side in a tile of so many rows."""
+    return 4 if n_rows <= THIN and not latent else WIDE
+
+
+def _fold(pair, n: int):
+    """A function that folds a tile of 2 or 4 vectors into one."""
 
     @inline
     def two(t):
@@ -95,7 +101,7 @@ def _fold(pair):
     def four(t):
         return pair(pair(get(t, 0), get(t, 1)), pair(get(t, 2), get(t, 3)))
 
-    return four if WIDE == 4 else two
+    return four if n == 4 else two
 
 
 @inline
@@ -103,14 +109,30 @@ def _plus(x, y):
     return x + y
 
 
-_fold_add, _fold_max = _fold(_plus), _fold(maximum)
+def _adder(n: int):
+    """Function (total, tile of n vectors) -> total + the tile, WIDE vectors at a time whatever n is."""
+    whole = _fold(_plus, n)
+
+    @inline
+    def at_once(total, t):
+        return total + whole(t)
+
+    @inline
+    def by_pairs(total, t):
+        return (total + (get(t, 0) + get(t, 1))) + (get(t, 2) + get(t, 3))
+
+    return at_once if n == WIDE else by_pairs
 
 
-@inline
-def _prefetch(address):
-    """Ask for what one step of the inner loops reads: PANEL f16 values."""
-    for i in range(0, PANEL * 2, CACHE_LINE):
-        prefetch_l2(address + i)
+def _prefetcher(n_bytes: int):
+    """Function (address): ask for what one step of the inner loops reads."""
+
+    @inline
+    def ask(address):
+        for i in range(0, n_bytes, CACHE_LINE):
+            prefetch_l2(address + i)
+
+    return ask
 
 
 def reader(elem: str, n: int):
@@ -131,21 +153,22 @@ def reader(elem: str, n: int):
     return {"f16": f16, "bf16": bf16, "f32": plain}[elem]
 
 
-def _weigh(n_rows, wide, elem):
+def _weigh(n_rows, wide, elem, panel):
     """sums[row][0 .. wide) += weights[row][p] * V[p][...] for n positions; V rows are v_step bytes apart,
-    those needed next are `ahead` bytes on.
+    those needed next are `ahead` bytes on. Weights are [position / panel][row][panel].
     """
-    n_sums, row_step, read, size = n_rows * wide, PANEL * 4, reader(elem, wide), ELEMENT_BYTES[elem]
+    n_sums, read, size = n_rows * wide, reader(elem, wide), ELEMENT_BYTES[elem]
+    row_step, ask = panel * 4, _prefetcher(wide * LANES * size)
 
     @inline
     def weigh(sums, weights, values, v_step, n, ahead):
         acc = tile_load(F32, n_sums, sums, VECTOR)
-        for first in range(0, n, PANEL):
+        for first in range(0, n, panel):
             w = weights + first * n_rows * 4
-            for p in range(min(PANEL, n - first)):
+            for p in range(min(panel, n - first)):
                 at = values + (first + p) * v_step
                 v = read(at, LANES * size)
-                _prefetch(at + ahead)
+                ask(at + ahead)
                 acc = outer_fma(acc, tile_splat(F32, n_rows, w + p * 4, row_step), v)
         tile_store(sums, VECTOR, acc)
 
@@ -162,39 +185,45 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
     area, `step` adds the positions of a block,
     `take` copies m, l and sums of a row out as a partial.
 
-    Work area: scores [BLOCK / PANEL][n_rows][PANEL]; m and a vector of l per row; sums [v_dim / PANEL][n_rows][PANEL],
+    Work area: scores [BLOCK / panel][n_rows][panel]; m and a vector of l per row; sums [v_dim / panel][n_rows][panel],
     and the rest of v_dim likewise.
     """
     k_quantized, v_quantized = not k_kv.is_plain, not v_kv.is_plain
     k_elem, v_elem = (kv.name if kv.is_plain else "f32" for kv in (k_kv, v_kv))
-    read, k_size, v_size = reader(k_elem, WIDE), ELEMENT_BYTES[k_elem], ELEMENT_BYTES[v_elem]
-    n_scores, k_row, panel_step = n_rows * WIDE, k_dim * 4, k_dim * LANES * k_size
-    n_wide, n_rest = v_dim // PANEL, v_dim % PANEL // LANES  # PANEL is also the width of WIDE vectors of V
+    wide = wide_of(n_rows, latent)
+    panel = wide * LANES  # positions scored at once
+    fold_max, add = _fold(maximum, wide), _adder(wide)
+    read, k_size, v_size = reader(k_elem, wide), ELEMENT_BYTES[k_elem], ELEMENT_BYTES[v_elem]
+    n_scores, k_row, panel_step = n_rows * wide, k_dim * 4, k_dim * LANES * k_size
+    n_wide, n_rest = v_dim // panel, v_dim % panel // LANES  # panel is also the width of wide vectors of V
     rest = max(n_rest, 1)
-    weigh, weigh_rest = _weigh(n_rows, WIDE, v_elem), _weigh(n_rows, rest, v_elem)
+    weigh, weigh_rest = _weigh(n_rows, wide, v_elem, panel), _weigh(n_rows, rest, v_elem, panel)
+    ask = _prefetcher(panel * k_size)
     at_m = n_rows * BLOCK * 4
     at_l = at_m + n_rows * 64
     at_sums = at_l + n_rows * VECTOR
-    at_rest = at_sums + n_wide * n_rows * PANEL * 4
+    at_rest = at_sums + n_wide * n_rows * panel * 4
     v_step = (k_dim if latent else v_dim) * v_size
+    k_cell, v_cell = k_kv.row_bytes(k_dim), v_kv.row_bytes(v_dim)
 
     @inline
-    def score_panels(queries, panel, scores, ahead):
-        """scores[row][position] of the PANEL positions at panel; the panels needed next are `ahead` bytes on."""
+    def score_panels(queries, keys, scores, ahead):
+        """scores[row][position] of the panel positions at keys; the panels needed next are `ahead` bytes on."""
         acc = tile_zeros(F32, n_scores)
         for d in range(k_dim):
-            k = read(panel + d * LANES * k_size, panel_step)
-            _prefetch(panel + ahead + d * PANEL * k_size)
+            k = read(keys + d * LANES * k_size, panel_step)
+            ask(keys + ahead + d * panel * k_size)
             acc = outer_fma(acc, tile_splat(F32, n_rows, queries + d * 4, k_row), k)
         tile_store(scores, VECTOR, acc)
 
-    score = attention_latent.score(n_rows, k_dim, PANEL) if latent else score_panels
+    score = attention_latent.score(n_rows, k_dim, panel) if latent else score_panels
 
     if k_quantized:
-        prepare, score_codes = query_writer(k_kv, n_rows, k_dim), scorer(k_kv, n_rows, k_dim, WIDE)
+        prepare, score_codes = query_writer(k_kv, n_rows, k_dim), scorer(k_kv, n_rows, k_dim, wide)
     else:
         prepare = score_codes = _nothing
-    weigh_codes = weigher(v_kv, n_rows, v_dim, WIDE) if v_quantized else _nothing
+    seen_of = stack(8 * n_rows)
+    weigh_codes = weigher(v_kv, n_rows, v_dim, wide, latent) if v_quantized else _nothing
 
     @inline
     def limit(scores, cap):
@@ -216,8 +245,8 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
     @inline
     def scale_sums(work, row, factor):
         for s in range(n_wide):
-            at = work + at_sums + (s * n_rows + row) * PANEL * 4
-            tile_store(at, VECTOR, tile_load(F32, WIDE, at, VECTOR) * factor)
+            at = work + at_sums + (s * n_rows + row) * panel * 4
+            tile_store(at, VECTOR, tile_load(F32, wide, at, VECTOR) * factor)
         for s in range(n_rest):
             at = work + at_rest + (row * n_rest + s) * VECTOR
             store(at, load(F32, at) * factor)
@@ -225,22 +254,22 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
     @inline
     def soften(work, row):
         """Scores of a row become weights; m, l and the sums follow the new maximum."""
-        top = tile_load(F32, WIDE, work + row * PANEL * 4, VECTOR)
-        for g in range(1, BLOCK // PANEL):
-            top = maximum(tile_load(F32, WIDE, work + (g * n_rows + row) * PANEL * 4, VECTOR), top)
+        top = tile_load(F32, wide, work + row * panel * 4, VECTOR)
+        for g in range(1, BLOCK // panel):
+            top = maximum(tile_load(F32, wide, work + (g * n_rows + row) * panel * 4, VECTOR), top)
         m = load_f32(work + at_m + row * 4)
-        m_new = max(m, reduce_max(_fold_max(top)))
+        m_new = max(m, reduce_max(fold_max(top)))
         l = load(F32, work + at_l + row * VECTOR)
         if m_new > m:
             factor = exp2(splat(F32, m - m_new))
             l = l * factor
             scale_sums(work, row, factor)
             store_f32(work + at_m + row * 4, m_new)
-        for g in range(BLOCK // PANEL):
-            at = work + (g * n_rows + row) * PANEL * 4
-            weights = exp2(tile_load(F32, WIDE, at, VECTOR) - m_new)
+        for g in range(BLOCK // panel):
+            at = work + (g * n_rows + row) * panel * 4
+            weights = exp2(tile_load(F32, wide, at, VECTOR) - m_new)
             tile_store(at, VECTOR, weights)
-            l = l + _fold_add(weights)
+            l = add(l, weights)
         store(work + at_l + row * VECTOR, l)
 
     @inline
@@ -248,7 +277,7 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
         for row in range(n_rows):
             store_f32(work + at_m + row * 4, LOWEST)
             store(work + at_l + row * VECTOR, splat(F32, np.float32(0)))
-        for i in range(n_rows * (n_wide * WIDE + n_rest)):
+        for i in range(n_rows * (n_wide * wide + n_rest)):
             store(work + at_sums + i * VECTOR, splat(F32, np.float32(0)))
 
     def step(queries, n_used, work, at, block, end, row0, group, pos0, window, cap, ahead):
@@ -259,40 +288,44 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
         (at_k, at_v, keys, values), pos_low = at, pos0 + row0 // group
         pos_high = pos0 + (row0 + n_used - 1) // group
         n = min(BLOCK, min(end, pos_high + 1) - block)
-        for g in range(BLOCK // PANEL):
-            scores = work + g * n_rows * PANEL * 4
+        for g in range(BLOCK // panel):
+            scores = work + g * n_rows * panel * 4
             if k_quantized:
-                score_codes(queries, at_k, keys, g * WIDE, scores)
+                score_codes(queries, at_k, keys, g * wide, scores, ahead * k_cell)
             else:
-                score(queries, at_k + g * PANEL * k_dim * k_size, scores, ahead * k_dim * k_size)
+                score(queries, at_k + g * panel * k_dim * k_size, scores, ahead * k_dim * k_size)
             limit(scores, cap)
+        seen = 0
         if block + BLOCK - 1 > pos_low or block < first_visible(pos_high, window):
+            seen = seen_of()
             for row in range(n_used):
                 pos = pos0 + (row0 + row) // group
                 first = first_visible(pos, window)
+                store_i32(seen + 8 * row, first - block)
+                store_i32(seen + 8 * row + 4, pos - block)
                 for i in range(BLOCK // LANES):
-                    at = work + (i // WIDE * n_rows * WIDE + row * WIDE + i % WIDE) * VECTOR
+                    at = work + (i // wide * n_rows * wide + row * wide + i % wide) * VECTOR
                     mask(at, block + i * LANES, first, pos)
         for row in range(n_used):
             soften(work, row)
         if v_quantized:
-            weigh_codes(work, n_used, values, n, work + at_sums, work + at_rest)
+            weigh_codes(work, n_used, at_v, values, n, seen, work + at_sums, work + at_rest, ahead * v_cell)
             return
         for s in range(n_wide):
-            sums = work + at_sums + s * n_rows * PANEL * 4
-            weigh(sums, work, at_v + s * PANEL * v_size, v_step, n, 0 if latent else ahead * v_step)
+            sums = work + at_sums + s * n_rows * panel * 4
+            weigh(sums, work, at_v + s * panel * v_size, v_step, n, 0 if latent else ahead * v_step)
         if n_rest > 0:
-            weigh_rest(work + at_rest, work, at_v + n_wide * PANEL * v_size, v_step, n, ahead * v_step)
+            weigh_rest(work + at_rest, work, at_v + n_wide * panel * v_size, v_step, n, ahead * v_step)
 
     @inline
     def take(work, row, part):
         store_f32(part, load_f32(work + at_m + row * 4))
         store_f32(part + 4, reduce_add(load(F32, work + at_l + row * VECTOR)))
         for s in range(n_wide):
-            at = work + at_sums + (s * n_rows + row) * PANEL * 4
-            tile_store(part + (HEADER + s * PANEL) * 4, VECTOR, tile_load(F32, WIDE, at, VECTOR))
+            at = work + at_sums + (s * n_rows + row) * panel * 4
+            tile_store(part + (HEADER + s * panel) * 4, VECTOR, tile_load(F32, wide, at, VECTOR))
         for s in range(n_rest):
             at = work + at_rest + (row * n_rest + s) * VECTOR
-            store(part + (HEADER + n_wide * PANEL + s * LANES) * 4, load(F32, at))
+            store(part + (HEADER + n_wide * panel + s * LANES) * 4, load(F32, at))
 
     return prepare, start, inline(step), take

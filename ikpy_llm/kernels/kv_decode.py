@@ -5,13 +5,13 @@ from __future__ import annotations
 from numba import types
 from numba.extending import intrinsic
 
-from .kv_store import PER_PAIR, SIZE, is_signed
+from .kv_store import QUADS, SIZE, is_signed
 from .kv_types import COLUMNS, KVType
 from .simd import F32, I32V, LANES, U8, U32V, Vec, load, ops, store
-from .simd.core import broadcast, constant, shuffle
+from .simd.core import broadcast, constant
 from .simd.memory import emit_load, emit_store, inline
 
-F16X, WIDE16, WIDE_F = Vec("f16", LANES), Vec("u16", 2 * LANES), Vec("f32", 2 * LANES)
+F16X = Vec("f16", LANES)
 TABLE = Vec("u8", 16)
 
 
@@ -54,16 +54,15 @@ def tile_decoder(kv: KVType, keys: bool):
             emit_store(b, value, b.add(target, b.mul(stride, stride.type(4 * v + k))))
 
     def values_of(b, v, x, scales, mins, target, stride):
-        pair, first = divmod(v, PER_PAIR)
-        for k in range(2):
-            position = 2 * pair + k
-            code = b.zext(shuffle(b, x, x, range(k, SIZE, 2)), Vec("i32", 2 * LANES).ir)
-            value = b.sitofp(b.sub(code, constant(Vec("i32", 2 * LANES), kv.zero)), WIDE_F.ir)
+        (part, quad), words = divmod(v, QUADS), b.bitcast(x, U32V.ir)
+        for k in range(4):
+            position, code = 4 * quad + k, b.and_(b.lshr(words, constant(U32V, 8 * k)), constant(U32V, 255))
+            value = b.sitofp(b.sub(code, constant(I32V, kv.zero)), F32.ir)
             for address in (scales, mins) if kv.mins else (scales,):
-                one = broadcast(b, emit_load(b, _at(b, address, 4 * position), F32.ir.element), WIDE_F)
+                one = broadcast(b, emit_load(b, _at(b, address, 4 * position), F32.ir.element), F32)
                 value = b.fmul(value, one) if address is scales else b.fadd(value, one)
             row = b.add(target, b.mul(stride, stride.type(position)))
-            emit_store(b, value, _at(b, row, 4 * 2 * LANES * first))
+            emit_store(b, value, _at(b, row, 4 * LANES * part))
 
     @intrinsic
     def decode(typingctx, tile, scales, mins, target, stride):

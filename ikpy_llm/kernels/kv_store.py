@@ -10,6 +10,7 @@ from .simd import (
     F32,
     LANES,
     U8,
+    U32V,
     Vec,
     absolute,
     cast,
@@ -27,19 +28,16 @@ from .simd import (
     store_i32,
     zeros,
 )
-from .simd.dots import Dots
 
 SIZE = U8.lanes  # bytes of a vector of codes
-HALF, SHORT = Vec("u8", 2 * LANES), Vec("u16", 2 * LANES)
-PER_PAIR = COLUMNS // (2 * LANES)  # vectors of a pair of positions
+COLUMN_CODES = Vec("u8", LANES)
+QUADS, PARTS = LANES // 4, COLUMNS // LANES  # quads of positions and parts of columns of a tile of values
 F16_MAX = np.float32(65504)
 
 
 def is_signed(kv: KVType, keys: bool) -> bool:
-    """Whether 8-bit codes are kept as code - 128, which is what the products of values, and on some targets of keys,
-    take.
-    """
-    return kv.bits == 8 and (not keys or Dots(255).centred)
+    """Whether 8-bit codes are kept as code - 128, which is what the products of values take."""
+    return kv.bits == 8 and not keys
 
 
 def _put_keys(kv: KVType):
@@ -64,23 +62,22 @@ def _put_keys(kv: KVType):
 
 
 def _put_values(kv: KVType):
-    """Function (tile, lane, codes): a vector holds 2 W columns of a pair of positions, the earlier in the low bytes.
-    Bits of other positions stay, so one thread writes all of a panel.
+    """Function (tile, lane, codes): vector [part][quad] holds W columns of 4 positions. Bits of other positions stay,
+    so one thread writes all of a panel.
     """
     planes = kv.planes
 
     @inline
     def put(tile, lane, codes):
-        first = lane // 2 * PER_PAIR
-        for k in range(PER_PAIR):
-            v, codes16 = first + k, cast(SHORT, load(HALF, codes + k * 2 * LANES))
+        for part in range(PARTS):
+            v, words = part * QUADS + lane // 4, cast(U32V, load(COLUMN_CODES, codes + part * LANES))
             plane, bit = tile, 0
             for p in range(len(planes)):
                 width = planes[p]
-                mask, up = (1 << width) - 1, 8 * (lane % 2) + width * (v // width)
+                mask, up = (1 << width) - 1, 8 * (lane % 4) + width * (v // width)
                 at = plane + v % width * SIZE
-                kept = load(SHORT, at) & (0xFFFF ^ mask << up)
-                store(at, kept | ((codes16 >> bit) & mask) << up)
+                kept = load(U32V, at) & (0xFFFFFFFF ^ mask << up)
+                store(at, kept | ((words >> bit) & mask) << up)
                 plane, bit = plane + width * SIZE, bit + width
 
     return put

@@ -1,0 +1,410 @@
+"""Sums over quantized values by integer products with the weights of a softmax.
+
+Per row and 32 columns, weight * scale of the position is rounded to 15 bits of what the largest weight and the largest
+scale in the block would give, and multiplied with codes as s8, sums of a block in 32 bits: as u8 with 8 bits, and 7 of
+the rest by products of their own; as int16 on AVX2 without a dot-product instruction. (8 bits alone leave nothing of
+the weights beside one that is far above them, as the first token's often is.) So the error of a block's sum is at most
+64 * 2^-16 of the largest weight times the largest value.
+
+The largest scale is that of the block where a row sees all of it, else of the positions the row sees. A block of
+positions is decoded once for all rows that share it; 8-bit codes are read where they lie. Keys: attention_int.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core.typing.templates import signature
+from numba.extending import intrinsic
+
+from .attention_layout import BLOCK, CACHE_LINE
+from .derive.layout import MAGIC
+from .kv_decode import emit_codes, scales_reader
+from .kv_store import PARTS, QUADS, SIZE
+from .kv_types import COLUMNS, KVType
+from .simd import (
+    F32,
+    I8V,
+    I16V,
+    I32V,
+    LANES,
+    TARGET,
+    U8,
+    U32V,
+    Tile,
+    Vec,
+    absolute,
+    bits,
+    cast,
+    fma,
+    inline,
+    iota,
+    join,
+    load,
+    load_f32,
+    load_i32,
+    maximum,
+    ops,
+    prefetch_l2,
+    reduce_add,
+    reduce_max,
+    select,
+    splat,
+    store,
+    store_f32,
+    tile_zeros,
+    zeros,
+)
+from .simd.core import broadcast, constant, shuffle
+from .simd.memory import emit_load, emit_offset, emit_store
+
+VECTOR = LANES * 4  # bytes
+ZERO, HALF, LOW = np.float32(0), np.float32(0.5), np.float32(127)
+ROUND = np.float32(MAGIC)  # x + ROUND has round(x) in its low bits
+TINY = np.float32(1e-30)  # weights and scales below count as zeros
+SPREAD = 64  # bytes of a number that stands alone
+WORDS = TARGET.pairs16  # weights of values are int16
+TOP_BYTE = 127 if TARGET.name == "neon" else 255  # the largest weight as a byte; sdot takes only signed ones
+WEIGHTS = 2 * BLOCK  # bytes of the rounded weights of a row
+RUN, PARTS_V = 8, 1 if WORDS else 2  # quads of positions in a run of products, vectors of columns side by side
+SHORTS = Vec("u16", 2 * LANES)
+AT_NORM, AT_MINS, AT_TOP = 4 * BLOCK, 8 * BLOCK, 12 * BLOCK
+GROUP_BYTES = 12 * BLOCK + SPREAD
+
+
+def _at(b, base, offset: int):
+    return b.add(base, base.type(offset)) if offset else base
+
+
+def values_bytes(v_dim: int) -> int:
+    """Bytes of a decoded block of values: for each 32 columns f32 [position] sizes of scales, the same over the largest
+    of them, minimums plus what middle codes add to them, and that largest; then codes s8 [panel][tile][8][4 W], those
+    less the middle one, unless they are read where they lie.
+    """
+    return v_dim // COLUMNS * GROUP_BYTES + BLOCK * v_dim
+
+
+def _middle(kv: KVType) -> int:
+    return 1 << kv.bits - 1
+
+
+def _turned(b, codes: list) -> list:
+    """Codes of a tile of keys, vectors of 4 columns of W positions, as those of values."""
+    out = []
+    places = [
+        (c // 4 * SIZE + c % 4 + 4 * (4 * quad + k)) for quad in range(QUADS) for c in range(LANES) for k in range(4)
+    ]
+    for part in range(PARTS):
+        wide = codes[part * QUADS : (part + 1) * QUADS]
+        while len(wide) > 1:
+            wide = [shuffle(b, x, y, range(2 * x.type.count)) for x, y in zip(wide[::2], wide[1::2], strict=True)]
+        out += [shuffle(b, wide[0], wide[0], places[q * SIZE : (q + 1) * SIZE]) for q in range(QUADS)]
+    return out
+
+
+def _signed_writer(kv: KVType, turned: bool):
+    """Function (tile, target): code - zero of a tile of values as s8, with the sign of the position's scale; with
+    minimums (and scales not below 0) code - the middle one. turned: the tile lies as one of keys.
+    """
+    whole = kv.zero == 128  # levels, and 8-bit codes of keys
+    zero, at_scales, signed = 0 if whole else kv.zero, kv.bits * SIZE, kv.bits == 8
+    short, byte, words = Vec("i16", LANES), Vec("i8", LANES), Vec("i32", QUADS)
+
+    def patterns(b, x):
+        """The bytes of 4 positions, repeated, for each quad."""
+        x = b.bitcast(x, words.ir)
+        each = [b.extract_element(x, ir.Constant(ir.IntType(32), i)) for i in range(QUADS)]
+        return [b.bitcast(broadcast(b, w, I32V), U8.ir) for w in each]
+
+    @intrinsic
+    def write(typingctx, tile, target):
+        def codegen(ctx, b, sig, args):
+            codes = emit_codes(b, kv, args[0], 128 if whole else 0)
+            codes = _turned(b, codes) if turned else codes
+            if kv.mins:
+                codes = [b.sub(x, constant(U8, _middle(kv))) for x in codes]
+            elif not signed:
+                scales = emit_load(b, _at(b, args[0], at_scales), short.ir)
+                below = b.trunc(b.ashr(scales, constant(short, 15)), byte.ir)
+                flips = patterns(b, below)
+                offsets = patterns(b, b.sub(b.and_(below, constant(byte, 2 * zero + 1)), constant(byte, zero)))
+                for v, x in enumerate(codes):  # -(x - zero) = ~x + zero + 1
+                    codes[v] = b.add(b.xor(x, flips[v % QUADS]), offsets[v % QUADS])
+            for v, x in enumerate(codes):
+                emit_store(b, x, _at(b, args[1], v * SIZE))
+            return ctx.get_dummy_value()
+
+        return types.void(types.int64, types.int64), codegen
+
+    return write
+
+
+@inline
+def _over_largest(scales, norm):
+    """f32 [position] over the largest of them, which is returned."""
+    most = zeros(F32)
+    for i in range(0, 4 * BLOCK, VECTOR):
+        most = maximum(load(F32, scales + i), most)
+    top = reduce_max(most)
+    up = np.float32(1) / top if top > TINY else ZERO
+    for i in range(0, 4 * BLOCK, VECTOR):
+        store(norm + i, load(F32, scales + i) * up)
+    return top
+
+
+def values_reader(kv: KVType, v_dim: int, latent: int = 0):
+    """Function (cache, target, ahead): a block of values as above. latent: columns of a row of latents, which lie as
+    keys; the values are the first.
+    """
+    columns = latent or v_dim
+    read_scales, write_codes = scales_reader(kv, columns), _signed_writer(kv, latent > 0)
+    panel_bytes, tile_bytes, groups = LANES * kv.row_bytes(columns), LANES * kv.tile_row, v_dim // COLUMNS
+    at_codes, packed = groups * GROUP_BYTES, kv.bits < 8 or latent > 0
+    mins, middle = kv.mins, np.float32(_middle(kv))
+
+    def read(cache, target, ahead):
+        for p in range(BLOCK // LANES):
+            panel = cache + p * panel_bytes
+            if ahead != 0:
+                for i in range(0, panel_bytes, 64):
+                    prefetch_l2(panel + ahead + i)
+            for g in range(groups):
+                at = target + g * GROUP_BYTES + p * VECTOR
+                read_scales(panel, g, at, at + AT_MINS)
+                if mins:
+                    store(at + AT_MINS, fma(load(F32, at), splat(F32, middle), load(F32, at + AT_MINS)))
+                store(at, absolute(load(F32, at)))
+                if packed:
+                    write_codes(panel + g * tile_bytes, target + at_codes + (p * groups + g) * 8 * SIZE)
+        for g in range(groups):
+            at = target + g * GROUP_BYTES
+            store_f32(at + AT_TOP, _over_largest(at, at + AT_NORM))
+
+    return inline(read)
+
+
+def _pack(b, tile: Tile, vectors):
+    out = ir.Constant(tile.ir, ir.Undefined)
+    for i, x in enumerate(vectors):
+        out = b.insert_value(out, x, i)
+    return out
+
+
+def _byte_products(n_rows: int):
+    """Function (acc i32 tile [n_rows][PARTS_V], codes, panel stride, weights) -> acc + codes s8 [panel][part][quad]
+    [4 W] times weights u8 [n_rows][BLOCK] of RUN quads of positions.
+    """
+    tile, args = Tile(I32V, n_rows * PARTS_V), (I32V, U8, I8V)
+    dot, one = (ops.dot4_small if TOP_BYTE < 128 else ops.dot4).op.pick(*args), signature(I32V, *args)
+
+    @intrinsic
+    def apply(typingctx, acc, codes, stride, weights):
+        def codegen(ctx, b, sig, args):
+            acc, codes, stride, weights = args
+            out = [b.extract_value(acc, i) for i in range(tile.n)]
+            for quad in range(RUN):
+                at = emit_offset(b, codes, stride, quad // QUADS)
+                v = [emit_load(b, _at(b, at, (j * QUADS + quad % QUADS) * SIZE), I8V.ir) for j in range(PARTS_V)]
+                for row in range(n_rows):
+                    word = emit_load(b, _at(b, weights, row * WEIGHTS + 4 * quad), I32V.ir.element)
+                    w = b.bitcast(broadcast(b, word, I32V), U8.ir)
+                    for j in range(PARTS_V):
+                        k = row * PARTS_V + j
+                        out[k] = dot(b, one, out[k], w, v[j])
+            return _pack(b, tile, out)
+
+        return tile(tile, types.int64, types.int64, types.int64), codegen
+
+    return apply
+
+
+def _word_products(n_rows: int):
+    """As _byte_products for weights int16 [n_rows][BLOCK]; acc [n_rows][2] holds W / 2 columns of two pairs each."""
+    tile, one, half = Tile(I32V, n_rows * 2), signature(I32V, I32V, I16V, I16V), Vec("i8", 2 * LANES)
+    dot, quads, long = ops.dot2.op.pick(I32V, I16V, I16V), Vec("i64", LANES // 2), ir.IntType(64)
+
+    @intrinsic
+    def apply(typingctx, acc, codes, stride, weights):
+        def codegen(ctx, b, sig, args):
+            acc, codes, stride, weights = args
+            out = [b.extract_value(acc, i) for i in range(tile.n)]
+            for quad in range(RUN):
+                at = _at(b, emit_offset(b, codes, stride, quad // QUADS), quad % QUADS * SIZE)
+                v = [b.sext(emit_load(b, _at(b, at, h * half.lanes), half.ir), I16V.ir) for h in range(2)]
+                for row in range(n_rows):
+                    word = emit_load(b, _at(b, weights, row * WEIGHTS + 8 * quad), long)
+                    w = b.bitcast(broadcast(b, word, quads), I16V.ir)
+                    for h in range(2):
+                        out[2 * row + h] = dot(b, one, out[2 * row + h], w, v[h])
+            return _pack(b, tile, out)
+
+        return tile(tile, types.int64, types.int64, types.int64), codegen
+
+    return apply
+
+
+def _folder(n_rows: int, paired: bool):
+    """Function (acc, sums, row step, factors): sums[row] += acc[row] * factors[row][0] + factors[row][1]; paired: a
+    vector of sums is that of neighbours of two.
+    """
+    n = 2 if paired else PARTS_V
+    tile, one = Tile(I32V, n_rows * n), signature(F32, F32, F32, F32)
+
+    @intrinsic
+    def fold(typingctx, acc, sums, row_step, factors):
+        def codegen(ctx, b, sig, args):
+            acc, sums, row_step, factors = args
+            for i in range(n_rows):
+                row, each = emit_offset(b, sums, row_step, i), [b.extract_value(acc, i * n + j) for j in range(n)]
+                if paired:
+                    each = [b.add(*(shuffle(b, *each, range(k, 2 * LANES, 2)) for k in range(2)))]
+                factor, minimum = (
+                    broadcast(b, emit_load(b, _at(b, factors, 8 * i + 4 * k), F32.ir.element), F32) for k in range(2)
+                )
+                for j, x in enumerate(each):
+                    at = _at(b, row, j * VECTOR)
+                    old = b.fadd(emit_load(b, at, F32.ir), minimum)
+                    emit_store(b, ops.fma.op.body(b, one, b.sitofp(x, F32.ir), factor, old), at)
+            return ctx.get_dummy_value()
+
+        return types.void(tile, types.int64, types.int64, types.int64), codegen
+
+    return fold
+
+
+@inline
+def _low_bytes(x, y, z, w):
+    x, y, z, w = bits(U32V, x), bits(U32V, y), bits(U32V, z), bits(U32V, w)
+    return cast(U8, join(join(x & 255, y & 255), join(z & 255, w & 255)))
+
+
+@inline
+def _shifted(w, d):
+    """weight * scale, rounded, above ROUND; a byte's rest is not below zero."""
+    if WORDS:
+        return fma(load(F32, w), load(F32, d), splat(F32, ROUND))
+    return fma(load(F32, w), load(F32, d), splat(F32, -HALF)) + ROUND
+
+
+@inline
+def _rest(w, d):
+    """What _shifted leaves, in units of 1 / LOW, above ROUND."""
+    return (load(F32, w) * load(F32, d) - (_shifted(w, d) - ROUND)) * LOW + ROUND
+
+
+@inline
+def _round_words(scaled, norm, out):
+    """weight * scale as int16."""
+    for i in range(0, BLOCK, 2 * LANES):
+        w, d = scaled + 4 * i, norm + 4 * i
+        x, y = bits(U32V, _shifted(w, d)), bits(U32V, _shifted(w + VECTOR, d + VECTOR))
+        store(out + 2 * i, cast(SHORTS, join(x & 65535, y & 65535)))
+
+
+@inline
+def _round_bytes(scaled, norm, out):
+    """weight * scale as u8, and BLOCK bytes on the rest of it in units of 1 / LOW."""
+    for i in range(0, BLOCK, 4 * LANES):
+        w, d = scaled + 4 * i, norm + 4 * i
+        x, y = _shifted(w, d), _shifted(w + VECTOR, d + VECTOR)
+        z, t = _shifted(w + 2 * VECTOR, d + 2 * VECTOR), _shifted(w + 3 * VECTOR, d + 3 * VECTOR)
+        store(out + i, _low_bytes(x, y, z, t))
+        x, y = _rest(w, d), _rest(w + VECTOR, d + VECTOR)
+        z, t = _rest(w + 2 * VECTOR, d + 2 * VECTOR), _rest(w + 3 * VECTOR, d + 3 * VECTOR)
+        store(out + BLOCK + i, _low_bytes(x, y, z, t))
+
+
+def weigher(kv: KVType, n_rows: int, v_dim: int, wide: int, latent: bool = False):
+    """Function (weights, n_used, cache, block, n, seen, sums, rest, ahead): the sums of a tile follow the weights of a
+    block's first n positions.
+
+    cache: where values_reader read `block`. seen: 0 where every row sees all positions, else the address of i32 (first,
+    last position in the block) of each row. weights and sums as attention_tile.py lays them out, `wide` vectors side by
+    side. What is needed next lies `ahead` bytes on. latent: values_reader turned them.
+    """
+    groups, mins, packed = v_dim // COLUMNS, kv.mins, kv.bits < 8 or latent
+    products, fold = (_word_products if WORDS else _byte_products)(n_rows), _folder(n_rows, WORDS)
+    n_vectors, n_runs, n_sums = v_dim // LANES // wide * wide, BLOCK // (4 * RUN), n_rows * (2 if WORDS else PARTS_V)
+    rest_step = (v_dim // LANES - n_vectors) * VECTOR
+    near = -(-BLOCK * kv.row_bytes(v_dim) // (CACHE_LINE * n_runs * (v_dim // LANES // PARTS_V)))
+    near = 0 if latent else near  # lines asked for in a run; of latents scores have
+    at_codes, step, tile_step = groups * GROUP_BYTES, LANES * kv.row_bytes(v_dim), LANES * kv.tile_row
+    if packed:
+        step, tile_step = groups * 8 * SIZE, 8 * SIZE
+    scaled_of, shares_of, rounded_of = ops.stack(4 * BLOCK * n_rows), ops.stack(4 * n_rows), ops.stack(WEIGHTS * n_rows)
+    factors_of, low_of, own_of = ops.stack(8 * n_rows), ops.stack(8 * n_rows), ops.stack(GROUP_BYTES)
+    round_row, top_weight = _round_words if WORDS else _round_bytes, np.float32(32767 if WORDS else TOP_BYTE)
+
+    @inline
+    def scale_row(weights, row, scaled):
+        """Weights of a row so that the largest is `top_weight`. Returns what 1 of them stands for."""
+        top = zeros(F32)
+        for i in range(BLOCK // LANES):
+            top = maximum(load(F32, weights + (i // wide * n_rows * wide + row * wide + i % wide) * VECTOR), top)
+        largest = reduce_max(top)
+        up = top_weight / largest if largest > TINY else ZERO
+        for i in range(BLOCK // LANES):
+            w = load(F32, weights + (i // wide * n_rows * wide + row * wide + i % wide) * VECTOR)
+            store(scaled + i * VECTOR, w * up)
+        return largest / top_weight
+
+    @inline
+    def own_scales(block, own, first, last):
+        """Scales of a group as values_reader leaves them, of the positions that a row sees."""
+        for i in range(BLOCK // LANES):
+            positions, at = iota(I32V) + i * LANES, i * VECTOR
+            d = select(positions >= first, load(F32, block + at), zeros(F32))
+            store(own + at, select(positions <= last, d, zeros(F32)))
+            if mins:
+                m = select(positions >= first, load(F32, block + AT_MINS + at), zeros(F32))
+                store(own + AT_MINS + at, select(positions <= last, m, zeros(F32)))
+        store_f32(own + AT_TOP, _over_largest(own, own + AT_NORM))
+
+    @inline
+    def minimums(scaled, source, share):
+        """Sum of weight * minimum."""
+        total = zeros(F32)
+        for i in range(0, 4 * BLOCK, VECTOR):
+            total = fma(load(F32, scaled + i), load(F32, source + AT_MINS + i), total)
+        return reduce_add(total) * share
+
+    @inline
+    def add(codes, rounded, factors, n, sums, row_step, later):
+        acc = tile_zeros(I32V, n_sums)
+        for q in range((n + 4 * RUN - 1) // (4 * RUN)):
+            for i in range(near):  # in small parts: a core has few reads under way at a time
+                prefetch_l2(later + (q * near + i) * CACHE_LINE)
+            acc = products(acc, codes + q * (RUN // QUADS) * step, step, rounded + q * (8 if WORDS else 4) * RUN)
+        fold(acc, sums, row_step, factors)
+
+    def weigh(weights, n_used, cache, block, n, seen, sums, rest, ahead):
+        scaled, shares, rounded = scaled_of(), shares_of(), rounded_of()
+        factors, low_factors, own = factors_of(), low_of(), own_of()
+        for row in range(n_used):
+            store_f32(shares + 4 * row, scale_row(weights, row, scaled + row * 4 * BLOCK))
+        for g in range(groups):
+            for row in range(n_used):
+                w, share, source = scaled + row * 4 * BLOCK, load_f32(shares + 4 * row), block + g * GROUP_BYTES
+                if seen != 0:
+                    own_scales(source, own, load_i32(seen + 8 * row), load_i32(seen + 8 * row + 4))
+                    source = own
+                round_row(w, source + AT_NORM, rounded + row * WEIGHTS)
+                factor = load_f32(source + AT_TOP) * share
+                store_f32(factors + 8 * row, factor)
+                store_f32(factors + 8 * row + 4, minimums(w, source, share) if mins else ZERO)
+                if not WORDS:
+                    store_f32(low_factors + 8 * row, factor / LOW)
+                    store_f32(low_factors + 8 * row + 4, ZERO)
+            for part in range(0, PARTS, PARTS_V):
+                vector = g * PARTS + part
+                codes = (block + at_codes if packed else cache) + g * tile_step + part * QUADS * SIZE
+                to, row_step = sums + (vector // wide * n_rows * wide + vector % wide) * VECTOR, wide * VECTOR
+                if vector >= n_vectors:
+                    to, row_step = rest + (vector - n_vectors) * VECTOR, rest_step
+                later = cache + ahead + vector // PARTS_V * (near * n_runs * CACHE_LINE)
+                add(codes, rounded, factors, n, to, row_step, later)
+                if not WORDS:
+                    add(codes, rounded + BLOCK, low_factors, n, to, row_step, later)
+
+    return inline(weigh)
