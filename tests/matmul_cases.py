@@ -204,7 +204,8 @@ class Matrix:
         else:
             size = layout.gemm_scratch_bytes(n)
             head = source, self.row_bytes, codes, acts.stride, start, y, stride, self.rows, self.k
-            words = *head, *tail, buffers(nth * size), size, step_state(n)
+            claim = np.zeros(1, np.int64) if nth % 2 == 0 else 0  # threads that share the end of the matrix, or not
+            words = *head, *tail, buffers(nth * size), size, step_state(n), claim
             spec = Kernel("derive.gemm", **spec, **({"rows_layout": True} if how == "gemm_rows" else {}))
         jit.call(spec, *words, nth=nth)
         buffers.check()

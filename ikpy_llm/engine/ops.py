@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ikpy_llm.engine import kv_cache
 from ikpy_llm.engine.graph import CELLS, SLOTS, TOKENS, Op, Value
-from ikpy_llm.engine.records import At, Cost, Record, Scratch
+from ikpy_llm.engine.records import CLAIM, At, Cost, Record, Scratch
 from ikpy_llm.kernels import attention_layout
 from ikpy_llm.kernels.attention_layout import cache_bytes
 from ikpy_llm.kernels.derive import layout
@@ -355,7 +355,7 @@ def matmul(o: Op, low: Lowering) -> Record:
     if acts.t > 1:
         kernel = kernel_named("derive.gemm", type=type_name, rows_layout=not low.packed)
         totals = low.totals_of(x)
-        words = source, row_bytes, x, acts.stride, start, y, y.width, *common, *totals, _state(x)
+        words = source, row_bytes, x, acts.stride, start, y, y.width, *common, *totals, _state(x), CLAIM
     elif low.packed:
         kernel = kernel_named("derive.gemv", type=type_name, n=1)
         words = source, x, acts.stride, start, y, y.width, *common

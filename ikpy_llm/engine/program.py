@@ -9,7 +9,7 @@ import numpy as np
 from ikpy_llm.engine.graph import OUTPUTS, Value
 from ikpy_llm.engine.memory import Memory
 from ikpy_llm.engine.planner import Plan
-from ikpy_llm.engine.records import At, Scratch, total
+from ikpy_llm.engine.records import CLAIM, At, Scratch, total
 from ikpy_llm.kernels import runner
 from ikpy_llm.kernels.jit import Kernel
 
@@ -29,8 +29,10 @@ class Program:
         for i, (record, barrier) in enumerate(zip(plan.records, plan.barriers, strict=True)):
             if len(record.words) > runner.MAX_ARGS:
                 raise ValueError(f"{record.op}: {len(record.words)} arguments, a record holds {runner.MAX_ARGS}")
+            own = {CLAIM: self._memory.address + 8 * (i * runner.RECORD + runner.CLAIM)}
             row = [kernels[record.kernel], runner.BARRIER * barrier, 0]
-            row += [kernels[w] if isinstance(w, Kernel) else self._word(w, outside) for w in record.words]
+            for w in record.words:
+                row.append(kernels[w] if isinstance(w, Kernel) else own[w] if w == CLAIM else self._word(w, outside))
             self.words[i, : len(row)] = row
         self.address, self.count = self._memory.address, n
         self.body = next((i for i, r in enumerate(plan.records) if r.rows == OUTPUTS), n)  # records before the head

@@ -25,6 +25,9 @@ class At:
     offset: int = 0
 
 
+CLAIM = At("claim")  # the record's own counter, which is 0 when a program starts
+
+
 @dataclass(eq=False, slots=True)
 class Scratch:
     """Working memory of the records that name this object, `bytes` for all threads together."""

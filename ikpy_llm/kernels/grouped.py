@@ -143,6 +143,7 @@ def gemm(t: int, ragged: bool):
         put(args, 11, totals)
         put(args, 12, totals_bytes)
         put(args, 13, own)
+        put(args, 14, 0)
         for i in range(number(routes, n_groups)):
             id_, first, count = group(routes, o_groups, i, state)
             put(own, 0, count)

@@ -115,6 +115,7 @@ def matmul(data, type_name: str, shape: tuple[int, int], x) -> np.ndarray:
             scratch,
             scratch.size,
             state,
+            0,
         )
     return y
 

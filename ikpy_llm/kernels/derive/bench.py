@@ -104,5 +104,5 @@ def run(kernel: str, type: str, n: int, rows: int, k: int, threads: int, seconds
         scratch = allocate(threads * gemm_scratch_bytes(n))
         state = np.array([n, 0, 0, 0], np.int64)
         spec = jit.Kernel("derive.gemm", type=type)
-        words = [weights, 0, a, layout.stride, start, y, rows, rows, k, 0, 0, scratch, gemm_scratch_bytes(n), state]
+        words = [weights, 0, a, layout.stride, start, y, rows, rows, k, 0, 0, scratch, gemm_scratch_bytes(n), state, 0]
     return {"seconds": median_time(spec, words, threads, seconds), "bytes": size, "macs": n * rows * k}

@@ -31,6 +31,7 @@ from ..simd.ops import (
     tile_store,
     tile_zeros,
 )
+from ..simd.threads import atomic_add
 from . import gemm_float
 from .gemv import prefetch_columns, prefetch_lines
 from .layout import MIN_UNIT, SLICE, ActsLayout, PanelLayout, chunk, flavour, gemm_panels, gemm_tile
@@ -64,9 +65,11 @@ N_DECODED = O_D + VECTOR
 def gemm(type: str, rows_layout: bool = False):
     """words: w (panels, or file rows with rows_layout), row_stride bytes (rows_layout), acts, stride, start,
     y f32 [n][y_stride], y_stride (elements), rows, k, bias or 0, residual (like y) or 0, scratch,
-    scratch_bytes (per thread), state (word 0 = n).
+    scratch_bytes (per thread), state (word 0 = n), claim (a counter that is 0, or 0).
 
-    acts are tiles of layout.gemm_tile() columns. Every thread takes a run of panels, gemm_panels() at a time.
+    acts are tiles of layout.gemm_tile() columns. Every thread takes a run of panels, gemm_panels() at a time; with a
+    claim counter the last quarter of the matrix goes to whoever comes first, so that a thread whose core is busy with
+    something else does not hold up the others.
     scratch_bytes >= layout.gemm_scratch_bytes(n).
     """
     q = get(type)
@@ -92,6 +95,7 @@ def gemm(type: str, rows_layout: bool = False):
         scratch,
         scratch_bytes,
         state,
+        claim,
         ith,
         nth,
     ):
@@ -101,7 +105,14 @@ def gemm(type: str, rows_layout: bool = False):
         n_groups = (n_panels + side - 1) // side
         totals = scratch + ith * scratch_bytes
         weights, by_rows = buffer(), row_buffer()
-        for group in range(n_groups * ith // nth, n_groups * (ith + 1) // nth):
+        dealt = n_groups if claim == 0 or nth == 1 else n_groups - n_groups // 4
+        group, end = dealt * ith // nth, dealt * (ith + 1) // nth
+        while True:
+            if group >= end:
+                group = dealt + atomic_add(claim, 1) if dealt < n_groups else n_groups
+                end = group + 1
+                if group >= n_groups:
+                    break
             row = group * side * lanes
             for k0 in range(0, k, SLICE):
                 blocks = min(SLICE, k - k0) if is_float else min(8, (k - k0) // 32)
@@ -129,6 +140,7 @@ def gemm(type: str, rows_layout: bool = False):
                         tile_store(at, VECTOR, total)
                     at += group_bytes
                     rec += stride
+            group += 1
 
     return gemm
 
