@@ -160,7 +160,7 @@ def test_attention(types):
 
 
 def tolerance(types):
-    """Share of the largest output: weights of quantized values have 15 bits, float ones 24."""
+    """Share of the largest output: weights of quantized values have 15 or 16 bits, float ones 24."""
     return 1e-5 if all(kv_type(name).is_plain for name in types) else 1e-4
 
 

@@ -32,6 +32,7 @@ from matmul_cases import (
 
 import ikpy_llm
 from ikpy_llm.kernels import jit, quants
+from ikpy_llm.kernels.derive import layout
 from ikpy_llm.kernels.quants import weave
 from ikpy_llm.kernels.simd import target
 
@@ -170,9 +171,11 @@ def extreme_rows(name: str, byte: int, k: int, scale: float) -> np.ndarray:
 def rounded_sums(w: formats.Weights, acts: ref.Acts) -> np.ndarray:
     """What a kernel must return for d = 1: exact integer sums, added in its order with a float32 rounding after each.
 
-    All numbers are integers below 2^53, so float64 holds each sum before its rounding.
+    All numbers are integers below 2^53, so float64 holds each sum before its rounding. Where scales are integers that
+    the products are multiplied with (layout.chunk), the sum of 32 columns becomes a float by itself.
     """
-    sub, slices = formats.SUB[w.type], len(acts.unit[0])
+    as_integers, slices = layout.chunk(w.type) > 0, len(acts.unit[0])
+    sub = 32 if as_integers else formats.SUB[w.type]
     x, rows = acts.codes.astype(np.float64), len(w.code)
     terms = np.einsum("rjs,njs->nrj", (w.scale * w.code).reshape(rows, -1, sub), x.reshape(len(x), -1, sub))
     mins = -np.einsum("rjs,njs->nrj", w.floor.reshape(rows, -1, 32), x.reshape(len(x), -1, 32))
@@ -180,7 +183,8 @@ def rounded_sums(w: formats.Weights, acts: ref.Acts) -> np.ndarray:
     for part, floor in zip(np.split(terms, slices, -1), np.split(mins, slices, -1), strict=True):
         acc = np.zeros_like(total)
         for j in range(256 // sub):
-            acc = (acc + part[..., j]).astype(np.float32)
+            term = part[..., j].astype(np.float32).astype(np.float64) if as_integers else part[..., j]
+            acc = (acc + term).astype(np.float32)
             if w.type in formats.FLOAT_MINS:
                 acc = (acc + floor[..., j]).astype(np.float32)
         if w.type in formats.INT_MINS:

@@ -96,7 +96,7 @@ def changed(raw: bytes, change: dict, tokens=None) -> bytes:
 REFUSED = {
     "empty": (lambda raw: b"", "not a session of ikpy"),
     "another file": (lambda raw: b"GGUF" + bytes(100), "not a session of ikpy"),
-    "version": (lambda raw: raw[:8] + b"\2" + raw[9:], "session file of version 2; accepted: 1"),
+    "version": (lambda raw: raw[:8] + b"\1" + raw[9:], "session file of version 1; accepted: 2"),
     "header cut off": (lambda raw: raw[:100], "damaged session file: its header cannot be read"),
     "header too long": (lambda raw: raw[:12] + b"\xff\xff\xff\xff" + raw[16:], "its header cannot be read"),
     "header of another kind": (lambda raw: raw[:12] + b"\2\0\0\0[]" + raw[16:], "its header cannot be read"),

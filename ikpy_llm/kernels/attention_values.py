@@ -1,7 +1,7 @@
 """Sums over quantized values by integer products with the weights of a softmax.
 
-Per row and 32 columns, weight * scale of the position is rounded to 15 bits of what the largest weight and the largest
-scale in the block would give, and multiplied with codes as s8, sums of a block in 32 bits: as u8 with 8 bits, and 7 of
+Per row and 32 columns, weight * scale of the position is rounded to 15 or 16 bits of what the largest weight and the
+largest scale in the block would give, and multiplied with codes as s8, sums of a block in 32 bits: as a byte, and a byte of
 the rest by products of their own; as int16 on AVX2 without a dot-product instruction. (8 bits alone leave nothing of
 the weights beside one that is far above them, as the first token's often is.) So the error of a block's sum is at most
 64 * 2^-16 of the largest weight times the largest value.
@@ -60,12 +60,14 @@ from .simd.core import broadcast, constant, shuffle
 from .simd.memory import emit_load, emit_offset, emit_store
 
 VECTOR = LANES * 4  # bytes
-ZERO, HALF, LOW = np.float32(0), np.float32(0.5), np.float32(127)
+ZERO = np.float32(0)
 ROUND = np.float32(MAGIC)  # x + ROUND has round(x) in its low bits
 TINY = np.float32(1e-30)  # weights and scales below count as zeros
 SPREAD = 64  # bytes of a number that stands alone
 WORDS = TARGET.pairs16  # weights of values are int16
-TOP_BYTE = 127 if TARGET.name == "neon" else 255  # the largest weight as a byte; sdot takes only signed ones
+SIGNED = TARGET.name == "neon"  # sdot takes only signed bytes
+TOP_BYTE = 127 if SIGNED else 255  # the largest weight as a byte
+LOW = np.float32(254 if SIGNED else 255)  # what is left, from -1/2 to 1/2 or from 0 to 1, as a byte
 WEIGHTS = 2 * BLOCK  # bytes of the rounded weights of a row
 RUN, PARTS_V = 8, 1 if WORDS else 2  # quads of positions in a run of products, vectors of columns side by side
 SHORTS = Vec("u16", 2 * LANES)
@@ -281,10 +283,10 @@ def _low_bytes(x, y, z, w):
 
 @inline
 def _shifted(w, d):
-    """weight * scale, rounded, above ROUND; a byte's rest is not below zero."""
-    if WORDS:
+    """weight * scale, rounded, above ROUND; the rest of an unsigned byte is not below zero."""
+    if WORDS or SIGNED:
         return fma(load(F32, w), load(F32, d), splat(F32, ROUND))
-    return fma(load(F32, w), load(F32, d), splat(F32, -HALF)) + ROUND
+    return fma(load(F32, w), load(F32, d), splat(F32, np.float32(-0.5))) + ROUND
 
 
 @inline
@@ -304,7 +306,7 @@ def _round_words(scaled, norm, out):
 
 @inline
 def _round_bytes(scaled, norm, out):
-    """weight * scale as u8, and BLOCK bytes on the rest of it in units of 1 / LOW."""
+    """weight * scale as a byte, and BLOCK bytes on the rest of it in units of 1 / LOW."""
     for i in range(0, BLOCK, 4 * LANES):
         w, d = scaled + 4 * i, norm + 4 * i
         x, y = _shifted(w, d), _shifted(w + VECTOR, d + VECTOR)
