@@ -1,10 +1,10 @@
 """Sums over quantized values by integer products with the weights of a softmax.
 
 Per row and 32 columns, weight * scale of the position is rounded to 15 or 16 bits of what the largest weight and the
-largest scale in the block would give, and multiplied with codes as s8, sums of a block in 32 bits: as a byte, and a byte of
-the rest by products of their own; as int16 on AVX2 without a dot-product instruction. (8 bits alone leave nothing of
-the weights beside one that is far above them, as the first token's often is.) So the error of a block's sum is at most
-64 * 2^-16 of the largest weight times the largest value.
+largest scale in the block would give, and multiplied with codes as s8, sums of a block in 32 bits: as a byte, and a
+byte of the rest by products of their own; as int16 on AVX2 without a dot-product instruction. (8 bits alone leave
+nothing of the weights beside one that is far above them, as the first token's often is.) So the error of a block's sum
+is at most 64 * 2^-16 of the largest weight times the largest value.
 
 The largest scale is that of the block where a row sees all of it, else of the positions the row sees. A block of
 positions is decoded once for all rows that share it; 8-bit codes are read where they lie. Keys: attention_int.py.
