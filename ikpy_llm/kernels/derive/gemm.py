@@ -3,7 +3,8 @@
 For a group of panels and a slice of 256 columns the weights are decoded once into a small buffer (u8 codes, f32 scales)
 that stays in the first-level cache and is used for all tiles of activation columns; totals wait in scratch memory
 between slices. So all types reach the same inner loop: per 32 columns and activation column 8 dot products and two fma
-(the first converts and applies the activations' scale at once, see layout.py). Float types: gemm_float.py.
+(the first converts and applies the activations' scale at once, see layout.py), or one conversion and one fma where
+integer scales are part of the sums (layout.chunk). Float types: gemm_float.py.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from ..simd.dots import Dots
 from ..simd.ops import F16, F32, I8L, I16V, I32V, LANES, U8, U8L, bits, cast, inline, load, splat
 from ..simd.shared import intrinsic
 from .layout import MIN_UNIT, NIBBLES, PanelLayout
-from .rows import row_functions
+from .rows import row_functions, scale_integer
 from .tileops import tile_of_one, tile_of_two
 
 WORDS = Vec("u32", LANES)  # a U8 vector seen as 32-bit words, for shifts
@@ -210,7 +210,7 @@ def int_scale_reader(q: Quant):
     Tile(I16V, subs): those of the block's sub-blocks, each twice."""
     layout = PanelLayout(q, LANES)
     code_bytes, subs, unit = layout.code_bytes, layout.subs, np.float32(q.unit)
-    stored, integer = stored_scale_pairs(q, layout), scale_integers(q.scales)
+    stored, integer = stored_scale_pairs(q, layout), scale_integer(q.scales)
     if q.block_d:
         d = scale_reader(q)[0]
     else:
@@ -271,32 +271,6 @@ def stored_scale_pairs(q: Quant, layout: PanelLayout):
     return stored
 
 
-def scale_integers(kind: str):
-    """Function (vector of stored integers) -> vector of the integers they stand for."""
-    if kind == "odd4":
-
-        @inline
-        def number(s):
-            return s + s + 1
-    elif kind == "odd7":
-
-        @inline
-        def number(s):
-            return s + s - 127
-    elif kind == "mid4":
-
-        @inline
-        def number(s):
-            return s - 8
-    else:
-
-        @inline
-        def number(s):
-            return s
-
-    return number
-
-
 def scale_vector(kind: str):
     """Function (I32V as stored) -> F32, the vector form of rows.scale_float."""
     if kind == "e8m0":
@@ -313,7 +287,7 @@ def scale_vector(kind: str):
             value = ops.select(e > 0, normal, cast(F32, m) * np.float32(2**-10))
             return ops.select(x == 127, splat(F32, np.float32(0)), value)
     else:
-        integer = scale_integers(kind)
+        integer = scale_integer(kind)
 
         @inline
         def number(s):

@@ -200,17 +200,17 @@ def scale_float(kind: str):
 
 
 def scale_integer(kind: str):
-    """Function (stored integer) -> the integer it stands for, kinds of quants.base.INT_SCALES."""
+    """Function (stored integer, or a vector of them) -> what it stands for, kinds of quants.base.INT_SCALES."""
     if kind == "odd4":
 
         @inline
         def number(s):
-            return 2 * s + 1
+            return s + s + 1
     elif kind == "odd7":
 
         @inline
         def number(s):
-            return 2 * s - 127
+            return s + s - 127
     elif kind == "mid4":
 
         @inline

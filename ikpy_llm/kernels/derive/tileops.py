@@ -107,12 +107,14 @@ def codes_to_store(top: int):
 
 @intrinsic
 def tile_of_one(typingctx, v):
+    """The tile that holds v."""
     tile = Tile(v, 1)
     return tile(v), lambda ctx, b, sig, values: _pack(b, tile, values)
 
 
 @intrinsic
 def tile_of_two(typingctx, v, w):
+    """The tile that holds v and w."""
     tile = Tile(v, 2)
     return tile(v, w), lambda ctx, b, sig, values: _pack(b, tile, values)
 
