@@ -18,12 +18,14 @@ from ikpy_llm.cli.bench_result import Result, Test
 from ikpy_llm.cli.commands import bench
 from ikpy_llm.cli.options import Pair, parse
 from ikpy_llm.engine import hub
+from ikpy_llm.engine.need import Need
 from ikpy_llm.errors import IkpyError
 from ikpy_llm.kernels import jit
 from ikpy_llm.kernels.derive import roof
 from ikpy_llm.kernels.kv_types import KV_TYPES
 
-ROOF = {"gbps": 50.0, "gmacs": 1000.0}
+ROOF = {"gbps": 50.0, "gmacs": 1000.0, "gmacs_f32": 100.0}
+ROOFS = {"roofs": [ROOF, ROOF], "needs": [Need(10**9, 10**10, 10**8, {"gmacs_f32": 10**9})]}
 MACHINE = {"cpu_info": "cpu", "target": "avx512", "cores_allowed": 2, "memory_gib": 23.5, "load_average": 0.5}
 
 
@@ -172,27 +174,48 @@ def test_markdown_of_llama_cpp_is_wider():
 
 
 def test_markdown_shows_what_is_asked_for():
-    shown = {"n_ubatch", "repack", "gbps", "gmacs", "roof_share"}
-    head, _, row, *_ = printed("md", a_result(repack=False, n_ubatch=64, roof=ROOF), shown=shown).splitlines()
+    shown = {"n_ubatch", "repack", "gbps", "gmacs", "roof_share", "bound_share"}
+    head, _, row, *_ = printed("md", a_result(repack=False, n_ubatch=64, **ROOFS), shown=shown).splitlines()
     assert "| threads | n_ubatch | rtr |          test |" in head and "n_batch" not in head
     assert "|       1 |       64 |   0 |" in row
-    assert head.endswith("|    GB/s |  GMAC/s |   roof |")
-    assert row.endswith("|    33.3 |   333.3 |  66.7% |")
+    assert head.endswith("|    GB/s |  GMAC/s |   roof |  bound |")
+    assert row.endswith("|    33.3 |   333.3 |  75.0% | 112.5% |")
 
 
 def test_json_records():
-    found = bench_result.record(a_result(roof=ROOF), "b")
+    found = bench_result.record(a_result(**ROOFS), "b")
     assert list(found)[:3] == ["build_commit", "build_number", "cuda"] and list(found)[53] == "test"
     assert list(found)[54:58] == ["n_depth", "weight_type", "bits_per_weight", "gbps"]
     assert (found["target"], found["cores_allowed"], found["load_average"]) == ("avx512", 2, 0.5)
-    text = printed("json", a_result(roof=ROOF), a_result(profile={"seconds": 1.5}))
+    text = printed("json", a_result(**ROOFS), a_result(profile={"seconds": 1.5}))
     assert text.startswith('[\n  {\n    "build_commit": "x",\n    "build_number": 0,\n    "cuda": false,\n')
-    assert '"samples_ns": [ 20000000, 40000000 ],\n    "samples_ts": [ 400.000000, 200.000000 ]\n  },\n' in text
+    assert '"samples_ns": [ 20000000, 40000000 ],\n    "samples_ts": [ 400.000000, 200.000000 ],\n' in text
     first, second = json.loads(text)
     assert first["avg_ts"] == 300.0 and first["stddev_ts"] == pytest.approx(141.421356)
-    assert first["roof_share"] == pytest.approx(2 / 3, abs=1e-5) and first["rpc"] == "0"
+    assert first["roof_share"] == pytest.approx(0.75) and first["rpc"] == "0"
     assert first["model_share"] == pytest.approx(300 * 10**9 / 1e9 / 1000)
-    assert second["roof_gbps"] is None and second["profile"] == {"seconds": 1.5}
+    assert first["samples_share"] == [1.0, 0.5] and first["samples_roof_gbps"] == [50.0, 50.0]
+    assert second["roof_gbps"] is None and second["profile"] == {"seconds": 1.5} and "samples_share" not in second
+
+
+def test_shares_are_those_of_repetitions():
+    """Each with the roofs beside it: what needs 20 ms of weights at 50 GB/s and 10 ms of products besides."""
+    slow = {"gbps": 25.0, "gmacs": 500.0, "gmacs_f32": 50.0}
+    result = a_result(seconds=[0.02, 0.06, 0.05], roofs=[ROOF, slow, ROOF], needs=ROOFS["needs"])
+    assert result.samples_share == pytest.approx([1, 2 / 3, 0.4])
+    assert result.samples_bound_share == pytest.approx([1.5, 1, 0.6])
+    rates = result.rates()
+    assert (rates["roof_share"], rates["bound_share"]) == pytest.approx((2 / 3, 1)) and rates["roof_gbps"] == 50
+    ran = {"clock": 0}
+
+    def measure():
+        ran["clock"] += 1
+        return {"gbps": float(ran["clock"])}
+
+    result, session = a_result(Test(0, 1), seconds=[]), SimpleNamespace(n_vocab=9, position=0, rewind=lambda _: None)
+    session.eval = lambda ids: ran.update(clock=ran["clock"] + 10)
+    bench_run.run_test(session, result, 2, True, lambda *_: None, SimpleNamespace(measure=measure))
+    assert result.roofs == [{"gbps": (11 + 22) / 2}, {"gbps": (22 + 33) / 2}] and len(result.seconds) == 2
 
 
 def test_what_a_model_with_experts_and_latents_was_run_with(tmp_path):
@@ -218,9 +241,9 @@ def test_dialect_of_llama_cpp():
 
 
 def test_share_of_the_model_counts_only_tests_of_one_kind():
-    generation = a_result(Test(0, 4), roof=ROOF).rates()
-    assert generation["model_share"] == pytest.approx(150 * 126657331 / 50e9)
-    assert "model_share" not in a_result(Test(8, 4), roof=ROOF).rates()
+    generation = a_result(Test(0, 4), **ROOFS).rates()
+    assert generation["model_share"] == pytest.approx(150 * 126657331 / 50e9)  # 200 and 100 tokens per second
+    assert "model_share" not in a_result(Test(8, 4), **ROOFS).rates()
 
 
 def test_jsonl():
@@ -238,7 +261,7 @@ def test_csv():
 @pytest.mark.parametrize(("compat", "table"), [("ik", "test"), ("llama", "llama_bench")])
 def test_sql_is_accepted_by_sqlite(compat, table):
     db = sqlite3.connect(":memory:")
-    db.executescript(printed("sql", a_result(model_type="it's"), a_result(roof=ROOF), compat=compat))
+    db.executescript(printed("sql", a_result(model_type="it's"), a_result(**ROOFS), compat=compat))
     rows = db.execute(f"SELECT model_type, n_prompt, repack, avg_ts, roof_gbps, n_depth FROM {table}").fetchall()
     assert rows == [("it's", 8, 1, 300.0, None, 0), ("llama ?B Q4_1", 8, 1, 300.0, 50.0, 0)]
     db.close()
@@ -264,7 +287,7 @@ def test_depth_pairs_and_profile(ikpy, model):
     expected = [name + depth for depth in ("", " @ d20") for name in ("pp8", "pp4+tg2", "tg2@pp4")]
     assert [r["test"] for r in records] == expected
     assert [(r["profile"]["n_tokens"], r["profile"]["depth"]) for r in records[3:]] == [(8, 20), (1, 24), (1, 24)]
-    assert all(len(r["profile"]["limits"]) == 3 and r["roof_share"] > 0 for r in records)
+    assert all(len(r["profile"]["limits"]) == 3 and 0 < 0.99 * r["roof_share"] < r["bound_share"] for r in records)
     assert "ikpy-bench: benchmark 6/6: tg2@pp4 @ d20" in done.stderr
     assert done.stderr.count("what limits it:\n1. ") == 6 and "| matmul ffn_down Q8_0" in done.stderr
 
@@ -277,7 +300,9 @@ def test_synthetic_table_json_and_picture(ikpy, tmp_path):
     (head,) = (line for line in done.stderr.splitlines() if line.startswith("llama 1.18M, "))
     titles, rule, *rows = (line for line in done.stderr.splitlines() if line.startswith("| "))
     assert "load average" in head and set(rule) == set("|-: ")
-    assert [t.strip() for t in titles.split("|")[1:-1]] == "type,bits,MB,pp8 t/s,share,tg2 t/s,GB/s,share".split(",")
+    assert [
+        t.strip() for t in titles.split("|")[1:-1]
+    ] == "type,bits,MB,pp8 t/s,share,bound,tg2 t/s,GB/s,share,bound".split(",")
     assert [row.split()[1:6:2] for row in rows] == [["Q4_0", "4.50", "1"], ["F16", "16.00", "3"]]
     assert "\nfastest pp8: " in done.stderr and "\nshares: " in done.stderr
     assert " GMAC/s u8 x s8\n" in done.stderr and " GMAC/s f32\n" in done.stderr

@@ -74,7 +74,8 @@ def test_jsonl_and_its_options(ikpy, model, tmp_path):
     assert [(r["tg"], r["n_kv"]) for r in rows] == [(2, 0), (2, 0), (2, 128)]
     head = "n_kv_max n_batch n_ubatch flash_attn n_gpu_layers n_threads n_threads_batch"
     assert list(rows[0])[:14] == [*head.split(), *sweep_rows.KEYS]
-    assert all(row["roof_pp"] > 0 < row["roof_tg"] and row["roof_gbps"] > 0 for row in rows)
+    assert all(row["roof_" + x] > 0.99 * row["bound_" + x] > 0 for row in rows for x in ("pp", "tg"))
+    assert len({row["roof_gbps"] for row in rows}) == 3 and rows[0]["roof_gmacs"] > 0
     assert text.splitlines()[0].endswith(" }") and rows[0]["rss_hwm_mib"] > 10 and rows[0]["vram_delta_mib"] is None
 
 

@@ -71,4 +71,15 @@ def test_limits_in_words():
 def test_json(session):
     found = trace.profile(session, 1, repeats=1).as_dict(ROOF)
     assert len(found["limits"]) == 3 and found["roof"] == ROOF
-    assert {"name", "type", "n", "seconds", "flops", "bytes", "gbps", "gflops", "roof_share"} == set(found["lines"][0])
+    names = {"name", "type", "n", "seconds", "flops", "bytes", "gbps", "gflops", "roof_share", "products"}
+    assert names == set(found["lines"][0])
+    (attend,) = (line for line in found["lines"] if line["name"] == "attend")
+    assert attend["products"] == {"gmacs_f32": attend["flops"] // 2}
+
+
+def test_attention_is_compared_with_the_rate_of_its_products():
+    line = a_line(
+        name="attend", type="", flops=4 * 10**9, bytes=10**9, products={"gmacs_u7": 10**9, "gmacs_s16": 10**9}
+    )
+    assert line.share(ROOF | {"gmacs_u7": 5.0, "gmacs_s16": 4.0}) == pytest.approx(0.45)
+    assert line.share(ROOF) == pytest.approx(1 / 40)

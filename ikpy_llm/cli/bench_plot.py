@@ -140,9 +140,10 @@ def sweeps(runs: list, path: str) -> None:
         _style(ax, title + what, "positions in the cache (N_KV)", "tokens per second")
         _depth_ticks(ax, max(row["n_kv"] for run in runs for row in run.rows))
     handles, texts = axes[1].get_legend_handles_labels()
-    if any("roof_tg" in row for run in runs for row in run.rows):
+    keys = {key for run in runs for row in run.rows for key in row}
+    if keys & {"roof_tg", "bound_tg"}:
         handles.append(plt.Line2D([], [], ls=(0, (4, 3)), lw=1, color="gray"))
-        texts.append("roof: weights and cache at the machine's rates")
+        texts.append(f"weights and {'attention' if 'bound_tg' in keys else 'cache'} at the machine's rates")
     where = {"loc": "outside lower center", "ncols": min(len(texts), 4), "frameon": False}
     figure.legend(handles, texts, fontsize=LABEL + 1, **where)
     machine = common.pop("machine", "")
@@ -160,7 +161,7 @@ def _sweep(ax, rows: list[dict], kind: str, name: str, colour: str, marker: str)
     for depth, values in speeds.items():
         if len(values) > 1:
             ax.plot([depth, depth], [min(values), max(values)], "-", color=colour, lw=4, alpha=0.3)
-    roof = sweep_rows.by_depth(rows, "roof_" + kind)
+    roof = sweep_rows.by_depth(rows, "bound_" + kind) or sweep_rows.by_depth(rows, "roof_" + kind)
     if roof:
         ax.plot(list(roof), [statistics.fmean(v) for v in roof.values()], ls=(0, (4, 3)), lw=1, color=colour, alpha=0.7)
 

@@ -40,20 +40,22 @@ def of_session(session, n_prompt: int, target: str) -> str:
     """
     from ikpy_llm.cli import bench_run
     from ikpy_llm.engine import trace
-    from ikpy_llm.kernels.derive import roof
 
     depth = min(session.position, session.n_ctx - 1)
     parts = {"prompt": (n_prompt, 0)} if n_prompt > 1 else {}
     parts["generation"] = (1, depth)
-    n_threads = max(session.n_threads, session.n_threads_batch)
-    top = bench_run.code_class(session)
-    before = roof.measure(n_threads, 0.2, top)
-    found = {name: trace.profile(session, *step) for name, step in parts.items()}
-    after = roof.measure(n_threads, 0.2, top)
-    limits = {name: max(before[name], after[name]) for name in after}  # roofs drift; see bench_run.Roofs
+    roofs = bench_run.Roofs(session, max(session.n_threads, session.n_threads_batch))
+    found, limits = measured(lambda: {name: trace.profile(session, *step) for name, step in parts.items()}, roofs)
     if target != "-":
         write_json(target, {name: p.as_dict(limits) for name, p in found.items()})
     return "\n\n".join(table(p, limits, name) for name, p in found.items())
+
+
+def measured(run, roofs) -> tuple[object, dict[str, float]]:
+    """What `run` returns, and the roofs around it: the higher, because a profile is that of the fastest step."""
+    before = roofs.measure()
+    found, after = run(), roofs.measure()
+    return found, {name: max(before[name], after[name]) for name in after}
 
 
 def write_json(path: str, data) -> None:

@@ -27,9 +27,11 @@ COLUMNS = (
     ("GB/s", "gbps", 7),
     ("GMAC/s", "gmacs", 7),
     ("roof", "roof_share", 6),
+    ("bound", "bound_share", 6),
 )
 LLAMA = {"repack": ("rpk", 3), "test": ("test", 15), "t/s": ("t/s", 20)}
-OPTIONAL = {"n_batch", "n_ubatch", "mla_attn", "attn_max_batch", "ser", "repack", "gbps", "gmacs", "roof_share"}
+MEASURED = ("gbps", "gmacs", "roof_share", "bound_share")  # shown with --roofline
+OPTIONAL = {"n_batch", "n_ubatch", "mla_attn", "attn_max_batch", "ser", "repack", *MEASURED}
 
 
 class Writer:
@@ -99,7 +101,7 @@ def _cell(r: Result, name: str) -> str:
         return "{:.2f} ± {:.2f}".format(*mean_and_deviation(r.samples_ts))
     if name in RATES:
         value = r.rates().get(name)
-        return "" if value is None else f"{value:.1%}" if name == "roof_share" else f"{value:.1f}"
+        return "" if value is None else f"{value:.1%}" if name.endswith("_share") else f"{value:.1f}"
     value = getattr(r, name)
     return str(int(value)) if isinstance(value, bool) else str(value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 # The fields of both in their order; fields of ours follow, then the samples.
@@ -22,7 +23,7 @@ FIELDS = {
         "stddev_ts"
     ).split(),
 }
-RATES = ("gbps", "gmacs", "roof_gbps", "roof_gmacs", "roof_share", "model_share")
+RATES = ("gbps", "gmacs", "roof_gbps", "roof_gmacs", "roof_share", "bound_share", "model_share")
 MACHINE = ("target", "cores_allowed", "memory_gib", "python", "numba", "llvmlite", "numpy", "load_average")
 CONSTANT = {
     "build_number": 0, "rpc": "0", "gpu_info": "", "n_gpu_layers": 0, "split_mode": "layer", "main_gpu": 0,
@@ -108,7 +109,8 @@ class Result:
     flash_attn: bool = True
     weight_type: str = ""  # of a synthetic model
     bits_per_weight: float | None = None
-    roof: dict[str, float] | None = None  # {"gbps", "gmacs"} of this machine with as many threads
+    needs: list = field(default_factory=list)  # engine.need.Need of every step of one repetition
+    roofs: list[dict[str, float]] = field(default_factory=list)  # beside each repetition, where measured (roof.measure)
     machine: dict[str, object] = field(default_factory=dict)  # bench_machine.facts() before the test
     seconds: list[float] = field(default_factory=list)
     profile: dict | None = None
@@ -135,23 +137,51 @@ class Result:
         """Tokens per second of every repetition."""
         return [self.run.n_timed / s for s in self.seconds]
 
-    def rates(self) -> dict[str, float]:
-        """GB/s of weights and KV cache read, GMAC/s, and shares of the roofs.
+    @property
+    def roof(self) -> dict[str, float] | None:
+        """{"gbps", "gmacs", ...} of this machine with as many threads: medians of `roofs`, None without."""
+        if not self.roofs:
+            return None
+        return {name: statistics.median(r[name] for r in self.roofs) for name in self.roofs[0]}
 
-        roof_share: of the roof that bounds the test, the higher one. model_share (tests of one kind only): as peers
-        are compared, tokens/s x MACs of the layers / dot roof, or tokens/s x bytes of the model (but for experts that
-        a token does not use) / read roof, although of token_embd only one row is read.
+    def shares(self, seconds: Callable[[dict[str, float]], float]) -> list[float]:
+        """`seconds` at the roofs beside each repetition over the repetition's time."""
+        return [seconds(roof) / s for roof, s in zip(self.roofs, self.seconds, strict=True)]
+
+    @property
+    def samples_share(self) -> list[float]:
+        """Share of the roof that bounds the test, the higher one, of every repetition."""
+        return self.shares(lambda roof: max(self.bytes / roof["gbps"], self.macs / roof["gmacs"]) / 1e9)
+
+    @property
+    def samples_bound_share(self) -> list[float]:
+        """The same of the time that all needs of its steps take: of weights and, besides, of attention."""
+        return self.shares(lambda roof: sum(need.seconds(roof) for need in self.needs)) if self.needs else []
+
+    @property
+    def samples_model_share(self) -> list[float]:
+        """As peers are compared, of tests of one kind; [] for others.
+
+        Tokens/s x MACs of the layers / dot roof, or tokens/s x bytes of the model (but for experts that a token does
+        not use) / read roof, although of token_embd only one row is read.
         """
+        n = self.run.n_timed
+        if self.run.n_gen == n:
+            return self.shares(lambda roof: n * (self.model_size - self.idle_bytes) / roof["gbps"] / 1e9)
+        return [] if self.run.n_gen else self.shares(lambda roof: n * self.layer_macs / roof["gmacs"] / 1e9)
+
+    def rates(self) -> dict[str, float]:
+        """GB/s of weights and KV cache read, GMAC/s; with roofs those and the shares, medians of the repetitions'."""
         mean = statistics.fmean(self.seconds)
         rates = {"gbps": self.bytes / mean / 1e9, "gmacs": self.macs / mean / 1e9}
         if self.roof:
             rates |= {"roof_gbps": self.roof["gbps"], "roof_gmacs": self.roof["gmacs"]}
-            rates["roof_share"] = max(rates["gbps"] / self.roof["gbps"], rates["gmacs"] / self.roof["gmacs"])
-            speed = statistics.fmean(self.samples_ts) / 1e9
-            if self.run.n_gen == self.run.n_timed:
-                rates["model_share"] = speed * (self.model_size - self.idle_bytes) / self.roof["gbps"]
-            elif not self.run.n_gen:
-                rates["model_share"] = speed * self.layer_macs / self.roof["gmacs"]
+            shares = {
+                "roof_share": self.samples_share,
+                "bound_share": self.samples_bound_share,
+                "model_share": self.samples_model_share,
+            }
+            rates |= {name: statistics.median(values) for name, values in shares.items() if values}
         return rates
 
 
@@ -177,5 +207,12 @@ def record(r: Result, build: str, compat: str = "ik") -> dict[str, object]:
 
 
 def samples(r: Result) -> dict[str, list]:
-    """Times and speeds of all repetitions, which follow the record in json and jsonl."""
-    return {"samples_ns": [round(s * 1e9) for s in r.seconds], "samples_ts": r.samples_ts}
+    """Times and speeds of all repetitions, with roofs what those were and the shares; they follow the record in json
+    and jsonl."""
+    found = {"samples_ns": [round(s * 1e9) for s in r.seconds], "samples_ts": r.samples_ts}
+    if r.roofs:
+        found |= {
+            f"samples_{'roof_' * (name in ('gbps', 'gmacs'))}{name}": [x[name] for x in r.roofs] for name in r.roof
+        }
+        found |= {"samples_share": r.samples_share, "samples_bound_share": r.samples_bound_share}
+    return found

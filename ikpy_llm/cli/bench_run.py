@@ -1,4 +1,5 @@
-"""Running benchmark tests: one loaded model after the other, the tests on it, and the machine's roofs around each."""
+"""Running benchmark tests: one loaded model after the other, the tests on it, and the machine's roofs around each
+repetition."""
 
 from __future__ import annotations
 
@@ -6,14 +7,15 @@ import dataclasses
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 from ikpy_llm.cli import bench_machine, bench_result
 from ikpy_llm.cli.bench_result import Result, Test
 from ikpy_llm.errors import IkpyError
 
-ROOF_SECONDS = 0.2  # for each roof, each time
+ROOF_SECONDS = 0.1  # for each roof, each time
 Say = Callable[[int, int, str], None]  # progress(done, total, name)
 
 
@@ -71,34 +73,28 @@ class Setup:
 
 
 class Roofs:
-    """Measures the machine around tests. Roofs drift from minute to minute, so a test is compared with the higher of
-    what was measured right before and right after it: a share is never flattered."""
+    """Measures the machine as programs of a session use it: with so many threads, for its weights and attention."""
 
-    def __init__(self):
-        self._last: dict[tuple[int, int], dict[str, float]] = {}
+    def __init__(self, session, threads: int, programs: Iterable[str] = ("gen", "prompt")):
+        from ikpy_llm.engine import need
 
-    def before(self, threads: int, top: int) -> None:
-        """top: see code_class."""
-        if (threads, top) not in self._last:
-            self._last[threads, top] = self._measure(threads, top)
+        kinds = (need.classes_of(session.program(name).records) for name in programs)
+        self.threads, self.top, self.others = threads, code_class(session), tuple(dict.fromkeys(chain(*kinds)))
 
-    def after(self, threads: int, top: int) -> dict[str, float]:
-        """The roofs for the test that ran since `before` or the last `after`."""
-        before, now = self._last[threads, top], self._measure(threads, top)
-        self._last[threads, top] = now
-        return {name: max(before[name], now[name]) for name in now}
-
-    def _measure(self, threads: int, top: int) -> dict[str, float]:
+    def measure(self) -> dict[str, float]:
+        """{"gbps", "gmacs", and the rates of attention's products} now, see roof.measure."""
         from ikpy_llm.kernels.derive import roof
 
-        return roof.measure(threads, ROOF_SECONDS, top)
+        return roof.measure(self.threads, ROOF_SECONDS, self.top, self.others)
 
 
-def roofs_of(session) -> dict[str, float]:
-    """This machine's roofs {"gbps", "gmacs"} now, with the session's threads and for its weights."""
-    from ikpy_llm.kernels.derive import roof
+def between(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """The rates of what ran in between: the means of both sides.
 
-    return roof.measure(session.n_threads, ROOF_SECONDS, code_class(session))
+    The machine moves within seconds. The higher of both, which we took before, made shares too low by half of what it
+    moves; the mean is as often too high as too low, and of several repetitions the median share is reported.
+    """
+    return {name: (before[name] + after[name]) / 2 for name in after}
 
 
 def code_class(session) -> int:
@@ -153,12 +149,15 @@ def settings(session) -> dict[str, object]:
     return out
 
 
-def work(session, test: Test, step: int) -> dict[str, int]:
-    """Bytes of weights and KV cache that the timed tokens must read, and multiply-adds of their matrices.
+def work(session, test: Test, step: int) -> dict[str, object]:
+    """Bytes of weights and KV cache that the timed tokens must read, multiply-adds of their matrices, and the needs of
+    each timed step, where attention's products count too.
 
-    The roofs are of these two: other traffic and arithmetic (activations, attention, norms) count as loss. Of experts,
-    those that are used: by a token the exact number, by longer steps all.
+    The roofs are of the first two: other traffic and arithmetic (activations, attention, norms) count as loss. Of
+    experts, those that are used: by a token the exact number, by longer steps all.
     """
+    from ikpy_llm.engine import need
+
     layers, head = _layer_macs(session), _head_macs(session)
     one = session.touched()[0] if session.params.n_expert else session.weights.n_bytes
     steps, position = [], test.n_depth  # (tokens, positions seen) of each timed step
@@ -170,7 +169,9 @@ def work(session, test: Test, step: int) -> dict[str, int]:
     n_heads = test.n_gen + (test.n_prompt > 0 and not test.gen_only)  # rows of logits: of a prompt only the last
     weights = (one if n == 1 else session.weights.n_bytes for n, _ in steps)
     n_bytes = sum(weights) + sum(session.kv.seen_bytes(seen) for _, seen in steps)
-    return {"bytes": n_bytes, "macs": sum(n for n, _ in steps) * layers + n_heads * head}
+    last = max(0, len(steps) - test.n_gen - 1)  # step of the prompt, the only one with logits
+    needs = [need.of_step(session, n, seen - n, int(i >= last)) for i, (n, seen) in enumerate(steps)]
+    return {"bytes": n_bytes, "macs": sum(n for n, _ in steps) * layers + n_heads * head, "needs": needs}
 
 
 def _head_macs(session) -> int:
@@ -185,8 +186,11 @@ def _layer_macs(session) -> int:
     return sum(math.prod(t.shape) for t in session.weights.matrices if t.name.startswith("blk."))
 
 
-def run_test(session, result: Result, repetitions: int, warmup: bool, say: Say) -> None:
-    """Fill `result.seconds`: the tokens before the timed ones once, a short run to warm up, then repetitions."""
+def run_test(session, result: Result, repetitions: int, warmup: bool, say: Say, roofs: Roofs | None = None) -> None:
+    """Fill `result.seconds`: the tokens before the timed ones once, a short run to warm up, then repetitions.
+
+    With `roofs` also `result.roofs`, of what is measured right before and right after each repetition.
+    """
     test, total = result.run, repetitions + warmup
 
     def tokens(n: int) -> list[int]:
@@ -199,12 +203,15 @@ def run_test(session, result: Result, repetitions: int, warmup: bool, say: Say) 
     say(0, total, "")
     before = tokens(test.n_depth + test.n_prompt * test.gen_only)
 
-    def go_back() -> None:
+    def go_back() -> bool:
+        """Whether that took time."""
         try:
             session.rewind(min(len(before), session.position))
         except IkpyError:  # layers with a sliding window have dropped some of it
             session.rewind(0)
-        read(before[session.position :], result.n_batch)
+        rest = before[session.position :]
+        read(rest, result.n_batch)
+        return bool(rest)
 
     session.rewind(0)
     go_back()
@@ -212,14 +219,21 @@ def run_test(session, result: Result, repetitions: int, warmup: bool, say: Say) 
     if warmup:
         read(tokens(min(n_prompt, result.n_ubatch)), result.n_batch)
         read(tokens(min(test.n_gen, 1)), 1)
+    earlier = None
     for i in range(repetitions):
         say(i + warmup, total, f"{test.name}, repetition {i + 1} of {repetitions}")
-        go_back()
+        moved = go_back()
+        if roofs and (moved or not earlier):
+            earlier = roofs.measure()
         prompt, gen = tokens(n_prompt), tokens(test.n_gen)
         started = time.perf_counter()
         read(prompt, result.n_batch)
         read(gen, 1)
         result.seconds.append(time.perf_counter() - started)
+        if roofs:
+            later = roofs.measure()
+            result.roofs.append(between(earlier, later))
+            earlier = later
     say(total, total, "")
 
 

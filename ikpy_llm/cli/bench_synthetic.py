@@ -54,8 +54,9 @@ class Summary(bench_report.Writer):
             self.print(f"roof: {min(values):.1f} to {max(values):.1f} {unit}")
         self.print(
             "shares: t/s x MACs of the layers / roof of products, and t/s x bytes of the model / read roof (of "
-            "token_embd only one row is read: over 100% is possible), of experts only those that a token uses; the "
-            "roof is the higher of those measured right before and right after each test"
+            "token_embd only one row is read: over 100% is possible), of experts only those that a token uses\n"
+            "bound: the time that weights, cache and attention's products need at the roofs; medians of repetitions, "
+            "each with the mean of the roofs right before and right after it"
         )
 
 
@@ -79,12 +80,11 @@ def _name(r: Result, threads: bool) -> str:
 
 def _titles(test: Test) -> list[str]:
     if test.n_gen == test.n_timed:
-        return [f"{test.name} t/s", "GB/s", "share"]
-    return [f"{test.name} t/s", "share"] if not test.n_gen else [f"{test.name} t/s"]
+        return [f"{test.name} t/s", "GB/s", "share", "bound"]
+    return [f"{test.name} t/s", *["share"] * (not test.n_gen), "bound"]
 
 
 def _cells(r: Result) -> list[str]:
     rates, speed = r.rates(), f"{mean_and_deviation(r.samples_ts)[0]:.1f}"
-    if r.run.n_gen == r.run.n_timed:
-        return [speed, f"{rates['gbps']:.1f}", f"{rates['model_share']:.0%}"]
-    return [speed, f"{rates['model_share']:.0%}"] if not r.run.n_gen else [speed]
+    shares = [f"{rates[name]:.0%}" for name in ("model_share", "bound_share") if name in rates]
+    return [speed, *[f"{rates['gbps']:.1f}"] * (r.run.n_gen == r.run.n_timed), *shares]

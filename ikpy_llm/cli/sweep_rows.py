@@ -28,7 +28,7 @@ TOLD = {
 
 @dataclass
 class Run:
-    """One sweep: the name of its file, rows with KEYS (and roof_pp, roof_tg, t/s), and `facts` for TOLD."""
+    """One sweep: the name of its file, rows with KEYS (and roof_pp, bound_pp, ... in t/s), and `facts` for TOLD."""
 
     name: str
     rows: list[dict]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
 
+from ikpy_llm.engine import need
 from ikpy_llm.engine.graph import OUTPUTS, TOKENS
 from ikpy_llm.engine.memory import Memory
 from ikpy_llm.engine.program import Program
@@ -22,7 +23,10 @@ AT_ROOF = 0.8  # share of a roof from which we say that the machine is the limit
 
 @dataclass(frozen=True)
 class Line:
-    """All records of one kind in one step: how many, seconds (mean of the threads), flops, bytes moved at best."""
+    """All records of one kind in one step: how many, seconds (mean of the threads), flops, bytes moved at best.
+
+    products: attention's multiply-adds by the rate they go at (need.py); those of others go at "gmacs".
+    """
 
     name: str
     type: str  # of the weights, "" without
@@ -30,6 +34,7 @@ class Line:
     seconds: float
     flops: int
     bytes: int
+    products: dict[str, int] = field(default_factory=dict)
 
     @property
     def gbps(self) -> float:
@@ -41,7 +46,12 @@ class Line:
 
     def share(self, roof: dict[str, float] | None) -> float | None:
         """Share of the roof that is nearer: bytes against GB/s, multiply-adds (two flops) against GMAC/s."""
-        return max(self.gbps / roof["gbps"], self.gflops / 2 / roof["gmacs"]) if roof else None
+        return max(self.gbps / roof["gbps"], self.product_share(roof)) if roof else None
+
+    def product_share(self, roof: dict[str, float]) -> float:
+        """The time of the multiply-adds at the machine's rates over that of the line."""
+        macs = self.products or {"gmacs": self.flops / 2}
+        return sum(n / roof.get(name, roof["gmacs"]) for name, n in macs.items()) / self.seconds / 1e9
 
     def __str__(self) -> str:
         name = f"{self.name} {self.type}"
@@ -128,9 +138,11 @@ def _lines(program: Program, busy: np.ndarray, rows: dict[str, int], depth: int)
     found: dict[tuple[str, str], list] = {}
     for record, seconds in zip(program.records, busy, strict=True):
         name = record.op + (f" {record.label.split('.')[-2]}" if record.op.startswith("matmul") else "")
-        line = found.setdefault((name, record.type_name), [0, 0.0, 0, 0])
+        line = found.setdefault((name, record.type_name), [0, 0.0, 0, 0, {}])
         for i, x in enumerate((1, max(float(seconds), 1e-9), *record.cost.of(rows[record.rows], depth))):
             line[i] += x
+        if record.op == "attend":
+            line[4] = need.sums(line[4], need.attention_products(record, rows[record.rows], depth))
     return sorted((Line(*key, *values) for key, values in found.items()), key=lambda line: -line.seconds)
 
 
@@ -161,8 +173,9 @@ def limits(p: Profile, roof: dict[str, float], n: int = 3) -> list[str]:
 def _words(op: str, lines: list[Line], p: Profile, roof: dict[str, float]) -> str:
     """One group of records against the roof that is nearer."""
     text = WORDS.get(op, op) + (f" over {p.depth + p.n_tokens} positions" if op == "attend" else "")
-    group = Line(op, "", 1, sum(x.seconds for x in lines), sum(x.flops for x in lines), sum(x.bytes for x in lines))
-    memory = group.gbps / roof["gbps"] >= group.gflops / 2 / roof["gmacs"]
+    seconds, flops, n_bytes = (sum(getattr(x, name) for x in lines) for name in ("seconds", "flops", "bytes"))
+    group = Line(op, "", 1, seconds, flops, n_bytes, need.sums(*(x.products for x in lines)))
+    memory = group.gbps / roof["gbps"] >= group.product_share(roof)
     rate = f"{group.gbps:.1f} GB/s" if memory else f"{group.gflops / 2:.0f} GMAC/s"
     text += f" at {rate}, {group.share(roof):.0%} of what this machine " + ("reads" if memory else "multiplies")
     if op != "matmul":

@@ -84,7 +84,8 @@ class Options(ModelOptions):
     roofline: bool = flag(
         False,
         "--roofline",
-        help="measure this machine's read bandwidth and int8 dot rate around each test, and the share of them reached",
+        help="measure this machine's read bandwidth and product rates around each repetition, and the share of them "
+        "reached: roof, of what weights and cache need; bound, of what attention's products need besides",
     )
     profile: bool = flag(False, "--profile", help="where the time of a step goes, and the three things that limit it")
     synthetic: str | None = flag(
@@ -164,7 +165,7 @@ def writers_of(options: Options, tests: list[Test]) -> list[bench_report.Writer]
         "type_k": set(options.cache_type_k) - {"f16"},
         "type_v": set(options.cache_type_v) - {"f16"},
         "flash_attn": {"off", "0"} & set(options.flash_attn),
-        **dict.fromkeys(("gbps", "gmacs", "roof_share"), options.roofline),
+        **dict.fromkeys(bench_report.MEASURED, options.roofline),
     }
     shown, found = {name for name, value in asked.items() if value}, []
     for name, out in ((options.output, sys.stdout), (options.output_err, sys.stderr)):
@@ -197,7 +198,7 @@ class Profiles(bench_report.Writer):
 
 def results_of(options: Options, tests: list[Test]) -> Iterator[Result]:
     """The finished tests: models, then parameters, then tests; a model is loaded again only where it has to be."""
-    n_ctx, roofs, number, session, loaded = max(t.n_positions for t in tests), bench_run.Roofs(), 0, None, None
+    n_ctx, number, session, loaded = max(t.n_positions for t in tests), 0, None, None
     setups = list(setups_of(options, tests))
     total = sum(len(some) for *_, some in setups)
     try:
@@ -214,7 +215,7 @@ def results_of(options: Options, tests: list[Test]) -> Iterator[Result]:
                 number += 1
                 if options.show_progress:
                     print(f"ikpy-bench: benchmark {number}/{total}: {test.name}", file=sys.stderr, flush=True)
-                yield measure(session, test, n_batch, n_ubatch, roofs, options)
+                yield measure(session, test, n_batch, n_ubatch, options)
     finally:
         if session:
             session.close()
@@ -265,8 +266,8 @@ def sources_of(options: Options) -> list:
     return [*options.model, *fetched] or [None]
 
 
-def measure(session, test: Test, n_batch: int, n_ubatch: int, roofs: bench_run.Roofs, options: Options) -> Result:
-    """Run one test, between two measurements of the roofs where those are wanted."""
+def measure(session, test: Test, n_batch: int, n_ubatch: int, options: Options) -> Result:
+    """Run one test, each repetition between two measurements of the roofs where those are wanted."""
     time.sleep(options.delay)
     with_roof = options.roofline or options.profile or options.synthetic is not None
     result = bench_run.describe(session, test, n_batch, n_ubatch)
@@ -276,16 +277,13 @@ def measure(session, test: Test, n_batch: int, n_ubatch: int, roofs: bench_run.R
         result.weight_type = session.file.type_name
         result.bits_per_weight = bits_per_weight(result.weight_type, session.file.shape.n_embd)
     with console.Progress(live=False) as progress:
-        top = bench_run.code_class(session) if with_roof else 0
-        if with_roof:
-            roofs.before(result.n_threads, top)
-        bench_run.run_test(session, result, options.repetitions, options.warmup, progress)
-        if with_roof:
-            result.roof = roofs.after(result.n_threads, top)
+        used = ["gen"] * bool(test.n_gen) + ["prompt"] * (test.n_gen < test.n_timed)
+        roofs = bench_run.Roofs(session, result.n_threads, used) if with_roof else None
+        bench_run.run_test(session, result, options.repetitions, options.warmup, progress, roofs)
         if options.profile:
             from ikpy_llm.cli import bench_profile
 
-            profile = bench_run.profile_of(session, result)
-            result.profile = profile.as_dict(result.roof)
-            result.profile_text = bench_profile.table(profile, result.roof, f"{result.model_type}, {test.name}")
+            profile, roof = bench_profile.measured(lambda: bench_run.profile_of(session, result), roofs)
+            result.profile = profile.as_dict(roof)
+            result.profile_text = bench_profile.table(profile, roof, f"{result.model_type}, {test.name}")
     return result

@@ -4,7 +4,7 @@ import dataclasses
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ikpy_llm.cli import bench_machine, bench_run, console, overrides, sweep_rows
@@ -104,14 +104,13 @@ def run(options: Options) -> Run:
             "n_threads_batch": session.n_threads_batch,
         }
         where = {"model_filename": str(session.file.path), "machine": bench_machine.line(), **kv_types(session)}
-        roof = bench_run.roofs_of(session)
-        where |= {f"roof_{name}": value for name, value in roof.items()}
-        if options.output == "table":
-            sweep_rows.print_head(head, where, options.memory)
-        for row in sweep(session, options):
-            rows.append(row | roof_speeds(session, row, roof, options.ubatch))
-            table = options.output == "table"
-            print(sweep_rows.table_row(row) if table else sweep_rows.json_row(head | rows[-1] | where), flush=True)
+        roofs, table = bench_run.Roofs(session, session.n_threads), options.output == "table"
+        if table:
+            sweep_rows.print_head(head, where | rates_of(roofs.measure()), options.memory)
+        for row, roof in sweep(session, options, roofs.measure):
+            rows.append(row | speeds(session, row, roof, options.ubatch))
+            line = head | rows[-1] | where | rates_of(roof)
+            print(sweep_rows.table_row(rows[-1]) if table else sweep_rows.json_row(line), flush=True)
     facts = sweep_rows.facts_of(head | where)
     return Run(Path(where["model_filename"]).stem, rows, facts)
 
@@ -122,18 +121,28 @@ def kv_types(session) -> dict[str, str]:
     return {"type_k": o.cache_type_k + " -khad" * o.khad, "type_v": o.cache_type_v + " -vhad" * o.vhad}
 
 
-def roof_speeds(session, row: dict, roof: dict[str, float], ubatch: int) -> dict[str, float]:
-    """Tokens per second of both tests if everything they must read and multiply went at the machine's rates."""
+def rates_of(roof: dict[str, float]) -> dict[str, float]:
+    """What a line says of the machine."""
+    return {f"roof_{name}": roof[name] for name in ("gbps", "gmacs")}
+
+
+def speeds(session, row: dict, roof: dict[str, float], ubatch: int) -> dict[str, float]:
+    """Tokens per second of both tests at the machine's rates: roof_ of what weights and cache need, bound_ with
+    attention's products besides.
+    """
     out = {}
     for name, test in (("pp", Test(row["pp"], 0, row["n_kv"])), ("tg", Test(0, row["tg"], row["n_kv"]))):
         work = bench_run.work(session, test, ubatch)
         seconds = max(work["bytes"] / roof["gbps"], work["macs"] / roof["gmacs"]) / 1e9
         out["roof_" + name] = test.n_timed / seconds
+        out["bound_" + name] = test.n_timed / sum(need.seconds(roof) for need in work["needs"])
     return out
 
 
-def sweep(session, options: Options) -> Iterator[dict]:
-    """For every depth: tg tokens one by one, forgotten again, then a batch of pp tokens, which stays."""
+def sweep(session, options: Options, measure: Callable[[], dict]) -> Iterator[tuple[dict, dict]]:
+    """For every depth: tg tokens one by one, forgotten again, then a batch of pp tokens, which stays. The row, and the
+    machine's rates beside it: means of what `measure` says before and after.
+    """
     pp = min(options.ubatch, session.n_ctx)
     tg = options.n_gen or max(1, pp // 4)
 
@@ -158,6 +167,7 @@ def sweep(session, options: Options) -> Iterator[dict]:
         if i % options.stride:
             timed(tokens(pp), options.batch)
             continue
+        before = measure()
         for _ in range(options.repetitions if i == 0 else 1):
             session.rewind(n_kv)
             t_tg = timed(tokens(tg), 1)
@@ -165,8 +175,11 @@ def sweep(session, options: Options) -> Iterator[dict]:
             t_pp = timed(tokens(pp), options.batch)
             values = (pp, tg, n_kv, t_pp, pp / t_pp, t_tg, tg / t_tg)
             row = dict(zip(KEYS, values, strict=True))
+            row |= {"rss_hwm_mib": peak_memory(), "vram_delta_mib": None} if options.memory else {}
+            after = measure()
             bar.clear()
-            yield row | ({"rss_hwm_mib": peak_memory(), "vram_delta_mib": None} if options.memory else {})
+            yield row, bench_run.between(before, after)
+            before = after
     bar.clear()
 
 
