@@ -128,12 +128,22 @@ def test_model(path, tmp_path, caplog):
         assert np.abs(s.eval(TOKENS, all_logits=True) - expected).mean() < 1e-3 * expected.std()
 
 
+@pytest.mark.parametrize(("name", "limits"), [("f32", (2e-5, 2e-3)), ("bf16", (1e-2, 1e-2))])
+def test_plain_latents(path, name, limits):
+    """Rows multiply with latents (-mla 1), or with f16 keys and values that are made of them (2)."""
+    expected = ReferenceDeepseek2(path).logits(TOKENS)
+    for mla, limit in zip((1, 2), limits, strict=True):
+        with session(path, mla=mla, cache_type_k=name, n_ctx=256) as s:
+            y = s.eval(TOKENS, all_logits=True)
+            assert s.kv.n_bytes == 3 * 256 * kv_type(name).row_bytes(96)
+            s.rewind(129)
+            np.testing.assert_array_equal(s.eval(TOKENS[129:])[0], y[129])
+        assert np.abs(y - expected).mean() < limit * expected.std()
+
+
 def test_what_is_refused(path, tmp_path):
     for options, why in (
-        (
-            {"cache_type_k": "bf16"},
-            "-ctk bf16 -ctv f16: latents .DeepSeek. are kept in one cache, of -ctk f16 or a quant",
-        ),
+        ({"cache_type_k": "bf16", "cache_type_v": "f32"}, "-ctk bf16 -ctv f32: latents .DeepSeek. are kept in one"),
         ({"cache_type_k": "q8_0", "cache_type_v": "q4_0"}, "-ctk q8_0 -ctv q4_0: latents"),
         ({"cache_type_k": "q8_0", "khad": True}, "-ctk q8_0 -ctv f16 -khad: latents"),
         ({"cache_type_k": "q8_0", "mla": 0}, "with -mla 0 DeepSeek's keys and values are f16; use -mla 1 to 3"),

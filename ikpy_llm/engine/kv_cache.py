@@ -54,13 +54,12 @@ class Types:
 
     def of_latents(self, rank: int, n_rot: int) -> Types:
         """Those of a layer of latents, which are rows of keys; IkpyError where they cannot be kept so."""
-        plain = kv_type(self.k).is_plain
-        if (plain and self.k != "f16") or self.v not in ("f16", self.k) or self.khad or self.vhad:
+        if self.v not in ("f16", self.k) or self.khad or self.vhad:
             raise IkpyError(
-                f"{self.spelled()}: latents (DeepSeek) are kept in one cache, of -ctk f16 or a quantized type; with it "
-                "-ctv f16 or the same is accepted, without -khad and -vhad"
+                f"{self.spelled()}: latents (DeepSeek) are kept in one cache, of the type of -ctk; with it -ctv f16 or "
+                "the same is accepted, without -khad and -vhad"
             )
-        if not plain and (rank % COLUMNS or n_rot % COLUMNS or rank + n_rot > MAX_HEAD):
+        if not kv_type(self.k).is_plain and (rank % COLUMNS or n_rot % COLUMNS or rank + n_rot > MAX_HEAD):
             raise IkpyError(
                 f"-ctk {self.k}: the model's latents have {rank} and {n_rot} elements, accepted are multiples of "
                 f"{COLUMNS}, up to {MAX_HEAD} together; use f16"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ikpy_llm.engine.graph import CELLS, Op
 from ikpy_llm.engine.ops import F16, F32, MAX_FLAVOURS, Lowering, _record, _state, kernel_named, op
+from ikpy_llm.engine.ops_moe import grouped_product
 from ikpy_llm.engine.records import At, Cost, Record
 from ikpy_llm.kernels.attention_layout import cache_bytes
 from ikpy_llm.kernels.derive import layout
@@ -32,28 +33,14 @@ def quantize_heads(o: Op, low: Lowering) -> Record:
 @op
 def matmul_heads(o: Op, low: Lowering) -> Record:
     """y_h = W_h x_h for every head h"""
-    (x,), y, w, n_head, n_out = o.inputs, o.output, o.weights["w"], o.attrs["n_head"], o.attrs["n_out"]
-    acts, type_name, k = low.acts[x], low.type_of(w), x.width
-    start = 0 if acts.is_float else acts.start(layout.flavour(type_name))
-    row_bytes = layout.file_bytes(type_name, k)
-    n_bytes = layout.weight_bytes(type_name, n_out, k) if low.packed else row_bytes * n_out
-    matrix = At("panel" if low.packed else "file", w), n_bytes, row_bytes
-    words = 0, 0, n_head, *matrix, x, acts.stride, -(-k // layout.SLICE), start, y, 0, F32 * o.attrs["y_head"]
-    if acts.t > 1:
-        called = kernel_named("derive.gemm", type=type_name, rows_layout=not low.packed)
-        words = called, *words, y.width, n_out, k, *low.totals_of(x), _state(x)
-        kernel = kernel_named("grouped.gemm", t=acts.t, ragged=False)
-    else:
-        called = (
-            kernel_named("derive.gemv", type=type_name, n=1)
-            if low.packed
-            else kernel_named("derive.gemv_rows", type=type_name)
-        )
-        words = called, *words, n_out, k, _state(x)
-        kernel = kernel_named("grouped.gemv", ragged=False, rows_layout=not low.packed, shared=False)
+    (x,), y, n_head, n_out = o.inputs, o.output, o.attrs["n_head"], o.attrs["n_out"]
+    acts, sizes, to = low.acts[x], (n_out, x.width), (y, 0, F32 * o.attrs["y_head"], y.width)
+    kernel, words, n_bytes = grouped_product(
+        low, o.weights["w"], sizes, (0, 0, n_head), x, acts, to, low.totals_of(x), _state(x)
+    )
     cost = Cost(
-        flops_row=2 * n_head * k * n_out,
-        bytes_row=n_head * (acts.n_bytes(1, k) // acts.t + F32 * n_out),
+        flops_row=2 * n_head * x.width * n_out,
+        bytes_row=n_head * (acts.n_bytes(1, x.width) // acts.t + F32 * n_out),
         bytes_once=n_bytes * n_head,
     )
     return _record(o, kernel, words, cost=cost)

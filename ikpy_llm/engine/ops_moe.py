@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ikpy_llm.engine.graph import SLOTS, Op
 from ikpy_llm.engine.ops import F32, MAX_FLAVOURS, SOURCES, Lowering, _record, _state, kernel_named, op
-from ikpy_llm.engine.records import At, Cost, Record
+from ikpy_llm.engine.records import CLAIM, At, Cost, Record
 from ikpy_llm.kernels.derive import layout
 
 STATE = At("state", SLOTS)
@@ -61,35 +61,42 @@ def quantize_slots(o: Op, low: Lowering) -> Record:
     return _record(o, kernel_named("grouped.quantize", t=acts.t, ragged=True), words, cost=cost)
 
 
+def grouped_product(low: Lowering, w: str, sizes, groups, x, acts, y, totals, state: At, shared=False):
+    """(kernel, words, bytes of a matrix) of products with the matrices of tensor w, each of `sizes` (rows, k).
+
+    groups: routes, offset of the groups there, number of uniform groups; y: where, bytes from row to row and from
+    matrix to matrix, elements from column to column; totals: memory and a thread's part; shared: all groups have one x.
+    """
+    type_name, (rows, k), ragged = low.type_of(w), sizes, not groups[2]
+    start = 0 if acts.is_float else acts.start(layout.flavour(type_name))
+    row_bytes = layout.file_bytes(type_name, k)
+    n_bytes = layout.weight_bytes(type_name, rows, k) if low.packed else row_bytes * rows
+    matrix, to, y_stride = (At("panel" if low.packed else "file", w), n_bytes, row_bytes), y[:3], y[3]
+    words = *groups, *matrix, x, acts.stride, -(-k // layout.SLICE), start, *to
+    if acts.t > 1:
+        called = kernel_named("derive.gemm", type=type_name, rows_layout=not low.packed)
+        kernel = kernel_named("grouped.gemm", t=acts.t, ragged=ragged)
+        return kernel, (called, *words, y_stride, rows, k, *totals, state, CLAIM), n_bytes
+    plain = kernel_named("derive.gemv_rows", type=type_name)
+    called = kernel_named("derive.gemv", type=type_name, n=1) if low.packed else plain
+    kernel = kernel_named("grouped.gemv", ragged=ragged, rows_layout=not low.packed, shared=shared)
+    return kernel, (called, *words, rows, k, state), n_bytes
+
+
 @op
 def matmul_slots(o: Op, low: Lowering) -> Record:
     """y = W_e x for the rows of each expert e"""
-    x, routes = o.inputs
-    y, w, source = o.output, o.weights["w"], low.same.get(x, x)
-    acts, type_name, n_slices = low.acts[x], low.type_of(w), -(-x.width // layout.SLICE)
-    start = 0 if acts.is_float else acts.start(layout.flavour(type_name))
-    row_bytes = layout.file_bytes(type_name, x.width)
-    n_bytes = layout.weight_bytes(type_name, y.width, x.width) if low.packed else row_bytes * y.width
-    matrix = At("panel" if low.packed else "file", w), n_bytes, row_bytes
-    words = routes, low.routes.groups, 0, *matrix, source, acts.stride, n_slices, start, y, F32 * y.width, 0
-    if acts.t > 1:
-        called = kernel_named("derive.gemm", type=type_name, rows_layout=not low.packed)
-        totals = low.totals, layout.gemm_scratch_bytes(low.n_rows)
-        words = called, *words, y.width, y.width, x.width, *totals, STATE
-        kernel = kernel_named("grouped.gemm", t=acts.t, ragged=True)
-    else:
-        called = (
-            kernel_named("derive.gemv", type=type_name, n=1)
-            if low.packed
-            else kernel_named("derive.gemv_rows", type=type_name)
-        )
-        words = called, *words, y.width, x.width, STATE
-        kernel = kernel_named("grouped.gemv", ragged=True, rows_layout=not low.packed, shared=source is not x)
-    n_used, used = low.routes.n_used, low.routes.n_used if acts.t == 1 else low.routes.n_expert
+    (x, routes), y, at = o.inputs, o.output, low.routes
+    source, acts, totals = low.same.get(x, x), low.acts[x], (low.totals, layout.gemm_scratch_bytes(low.n_rows))
+    sizes, groups, to = (y.width, x.width), (routes, at.groups, 0), (y, F32 * y.width, 0, y.width)
+    shared = source is not x
+    kernel, words, n_bytes = grouped_product(
+        low, o.weights["w"], sizes, groups, source, acts, to, totals, STATE, shared
+    )
     cost = Cost(
-        flops_row=2 * x.width * y.width * n_used,
-        bytes_row=(acts.n_bytes(1, x.width) // acts.t + F32 * y.width) * n_used,
-        bytes_once=n_bytes * used,
+        flops_row=2 * x.width * y.width * at.n_used,
+        bytes_row=(acts.n_bytes(1, x.width) // acts.t + F32 * y.width) * at.n_used,
+        bytes_once=n_bytes * (at.n_used if acts.t == 1 else at.n_expert),
     )
     return _record(o, kernel, words, reads=(source, routes), cost=cost)
 

@@ -14,7 +14,18 @@ from __future__ import annotations
 import numpy as np
 
 from .attention_int import keys_bytes, keys_reader, query_bytes
-from .attention_layout import BLOCK, CACHE_LINE, CHUNK, FEW, HEADER, SPLIT_TOKENS, partial_bytes
+from .attention_layout import (
+    BLOCK,
+    CACHE_LINE,
+    CHUNK,
+    DEALT,
+    DONE,
+    FEW,
+    HEADER,
+    LEFT,
+    SPLIT_TOKENS,
+    partial_bytes,
+)
 from .attention_tile import LOG2E, LOWEST, ROWS, TILES, VECTOR, exp2, first_visible, tile_of
 from .attention_values import values_bytes, values_reader
 from .hadamard import rotation
@@ -122,7 +133,7 @@ def attend(
     few: rows of the narrow tile, 1 to FEW; no result depends on it.
 
     In steps of at most SPLIT_TOKENS tokens threads get chunks of the sequence; who finishes the last chunk of some rows
-    joins them, in order.
+    joins them, in order. Rows, and the last quarter of the chunks, go to whoever comes first.
     """
     if not 1 <= few <= FEW:
         raise ValueError(f"attention with a tile of {few} rows: accepted are 1 to {FEW}")
@@ -207,14 +218,14 @@ def attend(
         queries, totals, part, works = queries_of(), totals_of(), part_of(), works_of()
         keys_of_block, values_of_block, prepared = k_block(), v_block(), prepared_of()
         n_items, ready = n_parts * n_head_kv * n_spans, -1
-        for index in range(n_items):
-            turn = index % (2 * nth)
-            if split:
-                owner = index * nth // n_items  # neighbouring chunks: what is prefetched past the end of one is used
-            else:
-                owner = min(turn, 2 * nth - 1 - turn)  # late rows, which see most, come first; dealt out to and fro
-            if owner != ith:
-                continue
+        # neighbouring chunks: what is prefetched past the end of one is used; late rows, which see most, come first
+        own = n_items * 3 // (4 * nth) if split else 0
+        index, end_own = ith * own, ith * own + own
+        while True:
+            if index >= end_own:
+                index = nth * own + atomic_add(counters + 8 * DEALT, 1)
+                if index >= n_items:
+                    break
             span, head, late = index % n_spans, index // n_spans % n_head_kv, index // n_spans // n_head_kv
             row0 = (n_parts - 1 - late) * item_rows
             used = min(item_rows, n_rows - row0)
@@ -293,7 +304,7 @@ def attend(
                     rotate_y(y + out * v_dim * 4)
                 elif empty:
                     clear(scratch + (place(row0 + row, group, head, n_head) * n_spans + span) * part_step)
-            done = counters + 8 * (late * n_head_kv + head)
+            done = counters + 8 * (DONE + late * n_head_kv + head)
             if split and atomic_add(done, 1) == n_spans - 1:
                 atomic_store(done, 0)
                 for row in range(used):
@@ -304,5 +315,9 @@ def attend(
                     out = place(row0 + row, group, head, n_head_all) + first_head
                     finish(part, y + out * v_dim * 4)
                     rotate_y(y + out * v_dim * 4)
+            index += 1
+        if atomic_add(counters + 8 * LEFT, 1) == nth - 1:
+            atomic_store(counters + 8 * DEALT, 0)
+            atomic_store(counters + 8 * LEFT, 0)
 
     return attend

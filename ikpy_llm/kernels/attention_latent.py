@@ -1,4 +1,4 @@
-"""Latent attention over the cache of latents, of which the values are the first columns: f16 rows k[cell][k_dim], or
+"""Latent attention over the cache of latents, of which the values are the first columns: plain rows k[cell][k_dim], or
 quantized, as keys lie (kv_types.py), whose values attention_values.py turns round for the integer products.
 """
 
@@ -10,14 +10,12 @@ from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
 from .kv_decode import scales_reader, tile_decoder
-from .kv_types import COLUMNS, KVType
+from .kv_types import COLUMNS, KVType, kv_type
 from .simd import (
-    F16,
     F32,
     LANES,
     TARGET,
     Tile,
-    cast,
     inline,
     load_f32,
     ops,
@@ -57,13 +55,15 @@ def _store_sums(n: int):
     return put
 
 
-def score(n_rows: int, k_dim: int, n_positions: int):
+def score(n_rows: int, k_dim: int, n_positions: int, reader, elem: str):
     """Function (queries, keys, scores, ahead) as attention's: scores[row][position] of n_positions cells at keys; those
-    needed next are `ahead` bytes on. A sum runs over d in LANES parts, which are added by halves.
+    needed next are `ahead` bytes on. A sum runs over d in LANES parts, which are added by halves. reader: that of
+    attention_tile.py, elem: the type of the cache.
     """
+    size = kv_type(elem).bits // 8
     at_once = next(n for n in range(ROWS, 0, -1) if n_rows % n == 0)
-    put, n_sums, k_row, step = _store_sums(at_once), at_once * CELLS, k_dim * 4, k_dim * 2
-    per_step = CELLS * LANES * 2  # bytes read, and asked for, at a time
+    put, n_sums, k_row, step = _store_sums(at_once), at_once * CELLS, k_dim * 4, k_dim * size
+    read, per_step = reader(elem, CELLS), CELLS * LANES * size  # bytes read, and asked for, at a time
 
     @inline
     def score(queries, keys, scores, ahead):
@@ -74,7 +74,7 @@ def score(n_rows: int, k_dim: int, n_positions: int):
                 for d in range(0, k_dim, LANES):
                     for i in range(0, per_step, 64):
                         prefetch_l2(cells + ahead + d // LANES * per_step + i)
-                    k = cast(F32, tile_load(F16, CELLS, cells + d * 2, step))
+                    k = read(cells + d * size, step)
                     acc = outer_fma(acc, tile_load(F32, at_once, queries + row * k_row + d * 4, k_row), k)
                 put(scores + (row * n_positions + first) * 4, n_positions * 4, acc)
 

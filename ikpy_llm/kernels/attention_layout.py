@@ -15,6 +15,7 @@ CHUNK = 256
 FEW = 4  # rows (tokens x heads of a KV head) of the narrow tile, unless a kernel is asked for fewer
 SPLIT_TOKENS = 4  # steps of at most so many tokens give threads chunks of the sequence, longer ones rows
 CACHE_LINE = 64
+DEALT, LEFT, DONE = 0, 16, 32  # counters of attend
 HEADER = 16  # floats before the v_dim sums of a partial result: maximum, sum of weights, unused
 
 
@@ -35,8 +36,10 @@ def plain_scratch_bytes(n_threads: int, n_cells: int) -> int:
 
 
 def n_counters(n_head: int) -> int:
-    """Counters of attend (int64): one for each group of rows, at most the rows of SPLIT_TOKENS tokens."""
-    return SPLIT_TOKENS * n_head
+    """Counters of attend (int64): what is dealt and threads that have left, on cache lines of their own, then one for
+    each group of rows, at most the rows of SPLIT_TOKENS tokens.
+    """
+    return DONE + SPLIT_TOKENS * n_head
 
 
 def cache_bytes(type_name: str, n_head_kv: int, n_cells: int, dim: int) -> int:

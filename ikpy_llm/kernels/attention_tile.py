@@ -216,7 +216,7 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
             acc = outer_fma(acc, tile_splat(F32, n_rows, queries + d * 4, k_row), k)
         tile_store(scores, VECTOR, acc)
 
-    score = attention_latent.score(n_rows, k_dim, panel) if latent else score_panels
+    score = attention_latent.score(n_rows, k_dim, panel, reader, k_elem) if latent else score_panels
 
     if k_quantized:
         prepare, score_codes = query_writer(k_kv, n_rows, k_dim), scorer(k_kv, n_rows, k_dim, wide)
@@ -288,7 +288,7 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
         (at_k, at_v, keys, values), pos_low = at, pos0 + row0 // group
         pos_high = pos0 + (row0 + n_used - 1) // group
         n = min(BLOCK, min(end, pos_high + 1) - block)
-        for g in range(BLOCK // panel):
+        for g in range((n + panel - 1) // panel):  # of what comes after them mask leaves nothing
             scores = work + g * n_rows * panel * 4
             if k_quantized:
                 score_codes(queries, at_k, keys, g * wide, scores, ahead * k_cell)

@@ -11,7 +11,7 @@ x and y of a group lie at first * by_row + id * by_id bytes after the start; act
 
 from __future__ import annotations
 
-from .simd import call_kernel, inline, load_i32, load_i64, stack, store_i64
+from .simd import atomic_add, call_kernel, inline, load_i32, load_i64, stack, store_i64
 
 WORDS = 20  # of the kernel that is called, at most
 
@@ -102,7 +102,9 @@ def quantize(t: int, ragged: bool):
 
 def gemm(t: int, ragged: bool):
     """y = W x for each group. Words: kernel (derive.gemm), routes, o_groups, n_groups, w, matrix_bytes, row_bytes,
-    acts, stride, n_slices, start, y, by_row, by_id, y_stride (elements), rows, k, totals, totals_bytes, state.
+    acts, stride, n_slices, start, y, by_row, by_id, y_stride (elements), rows, k, totals, totals_bytes, state, claim (a
+    counter that is 0). Threads share the matrix of a group; of the last quarter of the groups whoever comes first takes
+    a thread's part.
     """
     number, group = _groups(t, ragged)
     args_of, state_of = stack(8 * WORDS), stack(8 * 4)
@@ -128,6 +130,7 @@ def gemm(t: int, ragged: bool):
         totals,
         totals_bytes,
         state,
+        claim,
         ith,
         nth,
     ):
@@ -140,17 +143,26 @@ def gemm(t: int, ragged: bool):
         put(args, 8, k)
         put(args, 9, 0)
         put(args, 10, 0)
-        put(args, 11, totals)
         put(args, 12, totals_bytes)
         put(args, 13, own)
         put(args, 14, 0)
-        for i in range(number(routes, n_groups)):
+        n = number(routes, n_groups)
+        dealt = n - n // 4 if nth > 1 else n
+        unit = ith  # group * nth + part
+        while True:
+            if unit >= dealt * nth:
+                unit = dealt * nth + atomic_add(claim, 1) if dealt < n else n * nth
+                if unit >= n * nth:
+                    break
+            i, part = unit // nth, unit % nth
             id_, first, count = group(routes, o_groups, i, state)
             put(own, 0, count)
             put(args, 0, w + id_ * matrix_bytes)
             put(args, 2, acts + first // t * n_slices * stride)
             put(args, 5, y + first * by_row + id_ * by_id)
-            call_kernel(kernel, args, ith, nth)
+            put(args, 11, totals + (ith - part) * totals_bytes)  # the thread's own
+            call_kernel(kernel, args, part, nth)
+            unit += nth
 
     return gemm
 
@@ -191,7 +203,10 @@ def gemv(ragged: bool, rows_layout: bool, shared: bool):
         put(args, 7, k)
         put(args, 8, 0)
         put(args, 9, 0)
-        for i in range(number(routes, n_groups)):
+        n = number(routes, n_groups)
+        whole = n // nth  # groups of a thread, which reads their matrices in one go; threads share the others
+        for turn in range(whole + n % nth):
+            i = ith * whole + turn if turn < whole else n - n % nth + turn - whole
             id_, first, _ = group(routes, o_groups, i, state)
             x = acts if shared else acts + first * n_slices * stride
             put(args, 0, w + id_ * matrix_bytes)
@@ -199,6 +214,9 @@ def gemv(ragged: bool, rows_layout: bool, shared: bool):
             put(args, at + 1, stride)
             put(args, at + 2, start)
             put(args, at + 3, y + first * by_row + id_ * by_id)
-            call_kernel(kernel, args, ith, nth)
+            if turn < whole:
+                call_kernel(kernel, args, 0, 1)
+            else:
+                call_kernel(kernel, args, ith, nth)
 
     return gemv

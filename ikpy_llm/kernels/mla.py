@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from .attention_latent import rows_reader
-from .heads import F16_MAX, _saturate, _turn
+from .attention_tile import reader
+from .heads import F16_MAX, _plain_writer, _saturate, _turn
 from .kv_store import SPARE, row_writer
 from .kv_types import kv_type
 from .rowwise import ELEMENT, sum_squares
@@ -20,15 +21,13 @@ from .simd import (
     LANES,
     cast,
     f32,
-    inline,
+    get,
     load,
-    load_f16,
     load_f32,
     load_i64,
     stack,
     store,
     store_f16,
-    store_f32,
 )
 
 
@@ -49,23 +48,12 @@ def rope_part(style: str):
 
 
 def latent_store(style: str, k_type: str = "f16"):
-    """cache[pos % n_cells] = (c / sqrt(mean(c^2) + eps) * w, pe turned), as f16 rows or quantized as keys. Words: c f32
-    [n][rank], pe f32 [n][n_rot], cache, rank, n_rot, n_cells, w, eps (f32), table, state. rank is a multiple of 16,
+    """cache[pos % n_cells] = (c / sqrt(mean(c^2) + eps) * w, pe turned), as plain rows or quantized as keys. Words: c
+    f32 [n][rank], pe f32 [n][n_rot], cache, rank, n_rot, n_cells, w, eps (f32), table, state. rank is a multiple of 16,
     where quantized of 32 like n_rot.
     """
     turn, row_of, kv = _turn(style, False), stack(SPARE), kv_type(k_type)
-    if kv.is_plain:
-
-        @inline
-        def write(row, dim, cache, cell):
-            target = cache + cell * dim * 2
-            whole = dim // LANES * LANES
-            for i in range(0, whole, LANES):
-                store(target + i * 2, cast(F16, _saturate(load(F32, row + i * ELEMENT))))
-            for i in range(whole, dim):
-                store_f16(target + i * 2, min(max(load_f32(row + i * ELEMENT), -F16_MAX), F16_MAX))
-    else:
-        write = row_writer(kv, True)
+    write = _plain_writer(kv.name, False) if kv.is_plain else row_writer(kv, True)
 
     def latent_store(c, pe, cache, rank, n_rot, n_cells, w, eps: f32, table, state, ith, nth):
         n, pos0, latent = load_i64(state), load_i64(state + 8), row_of()
@@ -83,9 +71,9 @@ def latent_store(style: str, k_type: str = "f16"):
 
 def latents(k_dim: int, k_type: str = "f16"):
     """y = columns first .. first + width of the cached rows of k_dim, of all positions, as f32. Words: cache, first, y,
-    width, state. Where quantized, first and width are multiples of 32.
+    width, state. first and width are multiples of 16, where quantized of 32.
     """
-    kv = kv_type(k_type)
+    kv, elem, size = kv_type(k_type), k_type, kv_type(k_type).bits // 8
     if not kv.is_plain:
         read, panel_bytes = rows_reader(kv, k_dim), LANES * kv.row_bytes(k_dim)
 
@@ -98,14 +86,14 @@ def latents(k_dim: int, k_type: str = "f16"):
 
         return latents
 
+    widened = reader(elem, 1)
+
     def latents(cache, first, y, width, state, ith, nth):
         n = load_i64(state)
         for row in range(n * ith // nth, n * (ith + 1) // nth):
-            source, target, whole = cache + (row * k_dim + first) * 2, y + row * width * ELEMENT, width // LANES * LANES
-            for i in range(0, whole, LANES):
-                store(target + i * ELEMENT, cast(F32, load(F16, source + i * 2)))
-            for i in range(whole, width):
-                store_f32(target + i * ELEMENT, load_f16(source + i * 2))
+            source, target = cache + (row * k_dim + first) * size, y + row * width * ELEMENT
+            for i in range(0, width, LANES):
+                store(target + i * ELEMENT, get(widened(source + i * size, 0), 0))
 
     return latents
 
