@@ -271,6 +271,22 @@ def test_nothing_measured_is_valid_json():
     assert json.loads(printed("json")) == []
 
 
+def test_tests_go_on_from_what_the_cache_holds():
+    read = []
+
+    def evaluate(ids):
+        read.append((session.position, len(ids)))
+        session.position += len(ids)
+
+    session = SimpleNamespace(n_vocab=9, position=0, rewind=lambda n: setattr(session, "position", n), eval=evaluate)
+    held = []
+    for test in Test(0, 2, 5), Test(4, 0, 5), Test(3, 1, 8, gen_only=True), Test(0, 1, 2):
+        bench_run.run_test(session, a_result(test, seconds=[]), 2, False, lambda *_: None, None, held)
+        assert len(held) == test.n_depth + 3 * test.gen_only
+    generation, prompt, after = [(5, 1), (6, 1)], [(5, 4)], [(11, 1)]
+    assert read == [(0, 5), *generation * 2, *prompt * 2, (5, 6), *after * 2, (2, 1), (2, 1)]
+
+
 # --- from end to end ---
 
 

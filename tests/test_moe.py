@@ -1,7 +1,14 @@
 """Models with experts against their NumPy forms; the router's kernels by themselves."""
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tiny_deepseek2
 import tiny_llama
 import tiny_moe
 from reference_llama import ReferenceLlama
@@ -68,6 +75,9 @@ def test_weights_that_are_not_woven(folder):
     assert abs(one_by_one - got[:40]).max() < 1e-3  # the router's F32 rows are summed in another order
 
 
+SCALES = "scale", "input_scale"
+
+
 def apart(tensors: dict) -> dict:
     """The same with a tensor for each expert, as files of Mixtral were at first."""
     out = {}
@@ -77,14 +87,17 @@ def apart(tensors: dict) -> dict:
             continue
         n = len(raw) // shape[0]
         for i in range(shape[0]):
-            out[name.replace("_exps", f".{i}")] = kind, shape[1:], raw[i * n : (i + 1) * n]
+            out[name.replace("_exps", f".{i}")] = kind, shape[1:] or (1,), raw[i * n : (i + 1) * n]
     return out
 
 
 @pytest.mark.parametrize("repack", [True, False])
 def test_experts_that_are_tensors_of_their_own(folder, caplog, repack):
     meta = tiny_moe.meta("llama", n_expert=4, n_used=2)
-    tensors = tiny_llama.random(tiny_moe.shapes(meta), ("Q8_0", "Q4_0", "Q5_1"), 0)
+    shapes = tiny_moe.shapes(meta)
+    if repack:  # which scales do not know of
+        shapes |= {f"blk.{i}.ffn_{x}_exps.{s}": (4,) for i in (0, 1) for x in ("up", "down") for s in SCALES}
+    tensors = tiny_llama.random(shapes, ("Q8_0", "Q4_0", "Q5_1"), 0)
     logits = []
     for some in tensors, apart(tensors):
         path = tiny_moe.gguf_writer.write(folder / "experts.gguf", meta, some)
@@ -95,7 +108,7 @@ def test_experts_that_are_tensors_of_their_own(folder, caplog, repack):
     assert [r.message for r in caplog.records if "not in the file" in r.message] == [line]
 
 
-@pytest.mark.parametrize("change", ["type", "missing", "shape"])
+@pytest.mark.parametrize("change", ["type", "missing", "shape", "scale"])
 def test_experts_that_cannot_be_joined_are_refused(folder, change):
     meta = tiny_moe.meta("llama", n_expert=4, n_used=2)
     tensors = apart(tiny_llama.random(tiny_moe.shapes(meta), ("F32",), 0))
@@ -105,12 +118,53 @@ def test_experts_that_cannot_be_joined_are_refused(folder, change):
         tensors[name] = "F16", (rows, columns), raw[: len(raw) // 2]
     elif change == "missing":
         del tensors[name]
+    elif change == "scale":
+        tensors |= {f"blk.1.ffn_up.{i}.scale": ("F32", (1,), b"\0\0\0?") for i in (0, 1, 3)}
     else:
         tensors[name] = "F32", (rows - 1, columns), raw[: 4 * (rows - 1) * columns]
     path = tiny_moe.gguf_writer.write(folder / "bad.gguf", meta, tensors)
-    with pytest.raises(ModelFileError, match=r"blk\.1\.ffn_up\.2\.weight") as error:
+    with pytest.raises(ModelFileError, match=r"blk\.1\.ffn_up\.2\.(weight|scale)") as error:
         session(path)
     assert "\n" not in str(error.value)
+
+
+UNREADABLE = """
+import ctypes, mmap, sys
+import numpy as np
+from sessions import session
+libc, page, tokens = ctypes.CDLL(None, use_errno=True), mmap.PAGESIZE, list(range(25))
+with session(sys.argv[1], repack=False, n_ctx=256) as s:
+    def logits():
+        s.rewind(0)
+        return np.concatenate([s.eval(tokens[:20]), *(s.eval([t]) for t in tokens[20:])])
+    before = logits()
+    for part in ("up", "gate", "down"):
+        t = s.tensors[f"blk.1.ffn_{part}_exps.weight"]
+        for e in map(int, sys.argv[2:]):
+            first, last = (-(-(t.address + i * t.n_bytes // 8) // page) for i in (e, e + 1))
+            last -= (t.address + (e + 1) * t.n_bytes // 8) % page > 0
+            assert last - first > 9
+            assert libc.mprotect(ctypes.c_void_p(first * page), ctypes.c_size_t((last - first) * page), 0) == 0
+    assert (logits() == before).all()
+print("read")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mprotect as Linux has it")
+def test_experts_that_are_never_chosen_are_never_read(folder):
+    """Where weights lie in the mapped file, so that nobody pages them in: a bias lets three of eight experts be chosen,
+    and the pages of the others may not be read. Those of a chosen one must.
+    """
+    meta = tiny_deepseek2.meta(n_layer=2, n_ff_expert=1024, expert_gating_func=2, n_shared=0)
+    tensors = tiny_llama.random(tiny_deepseek2.shapes(meta), ("Q8_0",), 0)
+    tensors["blk.1.exp_probs_b.bias"] = "F32", (8,), np.float32([0, 9, 0, 0, 9, 9, 0, 0]).tobytes()
+    path, tests = tiny_moe.gguf_writer.write(folder / "pages.gguf", meta, tensors), Path(__file__).parent
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (tests.parent, tests)))}
+    for experts, ends in ("02367", 0), ("4", -signal.SIGSEGV):
+        done = subprocess.run(
+            [sys.executable, "-c", UNREADABLE, path, *experts], env=env, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout) == (ends, "" if ends else "read\n"), done.stderr
 
 
 def test_qwen3_without_experts(folder):

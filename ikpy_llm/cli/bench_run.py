@@ -186,12 +186,21 @@ def _layer_macs(session) -> int:
     return sum(math.prod(t.shape) for t in session.weights.matrices if t.name.startswith("blk."))
 
 
-def run_test(session, result: Result, repetitions: int, warmup: bool, say: Say, roofs: Roofs | None = None) -> None:
+def run_test(
+    session,
+    result: Result,
+    repetitions: int,
+    warmup: bool,
+    say: Say,
+    roofs: Roofs | None = None,
+    held: list[int] | None = None,
+) -> None:
     """Fill `result.seconds`: the tokens before the timed ones once, a short run to warm up, then repetitions.
 
-    With `roofs` also `result.roofs`, of what is measured right before and right after each repetition.
+    With `roofs` also `result.roofs`, of what is measured right before and right after each repetition. held: the tokens
+    that the session's cache begins with, which later tests go on from.
     """
-    test, total = result.run, repetitions + warmup
+    test, total, held = result.run, repetitions + warmup, [] if held is None else held
 
     def tokens(n: int) -> list[int]:
         return [random.randrange(session.n_vocab) for _ in range(n)]
@@ -201,20 +210,22 @@ def run_test(session, result: Result, repetitions: int, warmup: bool, say: Say, 
             session.eval(ids[at : at + step])
 
     say(0, total, "")
-    before = tokens(test.n_depth + test.n_prompt * test.gen_only)
+    n_before = test.n_depth + test.n_prompt * test.gen_only
+    del held[min(n_before, session.position) :]
+    kept = len(held)
+    held += tokens(n_before - kept)
 
-    def go_back() -> bool:
+    def go_back(position: int = n_before) -> bool:
         """Whether that took time."""
         try:
-            session.rewind(min(len(before), session.position))
+            session.rewind(min(position, session.position))
         except IkpyError:  # layers with a sliding window have dropped some of it
             session.rewind(0)
-        rest = before[session.position :]
+        rest = held[session.position :]
         read(rest, result.n_batch)
         return bool(rest)
 
-    session.rewind(0)
-    go_back()
+    go_back(kept)
     n_prompt = 0 if test.gen_only else test.n_prompt
     if warmup:
         read(tokens(min(n_prompt, result.n_ubatch)), result.n_batch)

@@ -123,7 +123,9 @@ class Graph:
             self.tensors[self.full(name)] = Derived(self.full(name), type_name, shape, make, source)
 
     def join(self, name: str, n: int, shape: tuple[int, int]) -> None:
-        """Where the file has n matrices `<name>.<i>.weight` in place of `<name>_exps.weight`: that tensor, joined."""
+        """Where the file has n matrices `<name>.<i>.weight` in place of `<name>_exps.weight`: that tensor, joined, and
+        their scales likewise.
+        """
         if self.has(name + "_exps.weight") or not self.has(name + ".0.weight"):
             return
         names = [self.claim(f"{name}.{i}.weight", shape, "source") for i in range(n)]
@@ -135,13 +137,19 @@ class Graph:
                     f"{parts[0].type_name}; experts of a layer that are tensors of their own must be of one type"
                 )
 
-        def make() -> np.ndarray:
-            joined = np.concatenate([part.data for part in parts])
+        def joined(parts: list) -> np.ndarray:
+            out = np.concatenate([part.data for part in parts])
             for part in parts:
                 part.release()
-            return joined
+            return out
 
-        self.derive(name + "_exps.weight", parts[0].type_name, (n, *shape), make, f"{names[0]} and so on")
+        source = f"{names[0]} and so on"
+        self.derive(name + "_exps.weight", parts[0].type_name, (n, *shape), lambda: joined(parts), source)
+        if self.has(name + ".0.scale"):
+            scales = [self.tensors[self.claim(f"{name}.{i}.scale", (1,), "vector")] for i in range(n)]
+            self.derive(name + "_exps.scale", "F32", (n,), lambda: joined(scales), source)
+        for i in range(n):
+            self._input_scale(f"{name}.{i}")
 
     def check_all_claimed(self) -> None:
         """Every tensor of the file must have been asked for: what we do not use we do not understand."""

@@ -198,7 +198,7 @@ class Profiles(bench_report.Writer):
 
 def results_of(options: Options, tests: list[Test]) -> Iterator[Result]:
     """The finished tests: models, then parameters, then tests; a model is loaded again only where it has to be."""
-    n_ctx, number, session, loaded = max(t.n_positions for t in tests), 0, None, None
+    n_ctx, number, session, loaded, held = max(t.n_positions for t in tests), 0, None, None, []
     setups = list(setups_of(options, tests))
     total = sum(len(some) for *_, some in setups)
     try:
@@ -206,7 +206,7 @@ def results_of(options: Options, tests: list[Test]) -> Iterator[Result]:
             if setup != loaded:
                 if session:
                     session.close()
-                session = None  # its memory is given back before the next takes its own
+                session, held = None, []  # its memory is given back before the next takes its own
                 with console.Progress() as progress:
                     session, first, loaded = setup.open(n_ctx, progress), loaded is None, setup
                 if first:
@@ -215,7 +215,7 @@ def results_of(options: Options, tests: list[Test]) -> Iterator[Result]:
                 number += 1
                 if options.show_progress:
                     print(f"ikpy-bench: benchmark {number}/{total}: {test.name}", file=sys.stderr, flush=True)
-                yield measure(session, test, n_batch, n_ubatch, options)
+                yield measure(session, test, n_batch, n_ubatch, options, held)
     finally:
         if session:
             session.close()
@@ -266,8 +266,8 @@ def sources_of(options: Options) -> list:
     return [*options.model, *fetched] or [None]
 
 
-def measure(session, test: Test, n_batch: int, n_ubatch: int, options: Options) -> Result:
-    """Run one test, each repetition between two measurements of the roofs where those are wanted."""
+def measure(session, test: Test, n_batch: int, n_ubatch: int, options: Options, held: list[int]) -> Result:
+    """Run one test, each repetition between two measurements of the roofs where those are wanted; held: run_test."""
     time.sleep(options.delay)
     with_roof = options.roofline or options.profile or options.synthetic is not None
     result = bench_run.describe(session, test, n_batch, n_ubatch)
@@ -279,10 +279,11 @@ def measure(session, test: Test, n_batch: int, n_ubatch: int, options: Options) 
     with console.Progress(live=False) as progress:
         used = ["gen"] * bool(test.n_gen) + ["prompt"] * (test.n_gen < test.n_timed)
         roofs = bench_run.Roofs(session, result.n_threads, used) if with_roof else None
-        bench_run.run_test(session, result, options.repetitions, options.warmup, progress, roofs)
+        bench_run.run_test(session, result, options.repetitions, options.warmup, progress, roofs, held)
         if options.profile:
             from ikpy_llm.cli import bench_profile
 
+            held.clear()
             profile, roof = bench_profile.measured(lambda: bench_run.profile_of(session, result), roofs)
             result.profile = profile.as_dict(roof)
             result.profile_text = bench_profile.table(profile, roof, f"{result.model_type}, {test.name}")
