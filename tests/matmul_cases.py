@@ -255,7 +255,7 @@ def hashes(types: list[str]) -> dict[str, str]:
                     wanted, bound = ref.product(m.parts, ref.quantize(x))
                 assert (np.abs(y - wanted) <= bound).all(), (t, n, how)
                 if not (m.is_float and how == "gemv_rows"):  # its order of sums depends on the vector width
-                    out[f"{t} n={n} {how}{', integer scales' * (layout.chunk(t) > 0)}"] = hashlib.sha256(
+                    out[f"{t} n={n} {how}{', integer scales' * layout.scaled_as_integers(t)}"] = hashlib.sha256(
                         y.tobytes()
                     ).hexdigest()
     return out

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from reference_formats import FLOAT_MINS, FORMATS, INT_MINS, SUB, Weights
 
-from ikpy_llm.kernels.derive.layout import PAIRS, chunk
+from ikpy_llm.kernels.derive.layout import PAIRS, scaled_as_integers
+from ikpy_llm.kernels.simd import target
 
 SLICE = 256  # columns of activations that share a unit of their sums
 MIN_UNIT = 8  # sums that meet integer minimums are kept in units of 1/8
@@ -61,11 +62,21 @@ class Acts:
 
     def starts(self, zero: int, sub: int):
         """Where an integer accumulator starts: bits of MAGIC, minus zero times the sum of codes; or, for sub - PAIRS
-        columns, the words of pairs of 16 bits, which are those sums of even and of odd pairs of columns."""
+        columns, the words of pairs of 16 bits, which are those sums of the first and of the last two columns of words.
+        """
         if sub > PAIRS:
-            pairs = self.codes.reshape(len(self.codes), -1, (sub - PAIRS) // 4, 2, 2).astype(int).sum(axis=(2, 4))
+            pairs = in_words(self.codes).reshape(len(self.codes), -1, (sub - PAIRS) // 4, 2, 2).sum(axis=(2, 4))
             return np.ascontiguousarray(-zero * pairs).astype(np.int16).view(np.int32)[..., 0]
         return np.float32(MAGIC).view(np.int32) - zero * self.sums(sub)
+
+
+def in_words(codes: np.ndarray) -> np.ndarray:
+    """[n][k] in the order of layout.word_columns: where products are added in pairs of 16 bits, a word has columns i,
+    i + 1, i + 16, i + 17 of its block."""
+    if not target.current().pairs16:
+        return codes
+    halves = codes.reshape(len(codes), -1, 2, 8, 2)
+    return halves.transpose(0, 1, 3, 2, 4).reshape(codes.shape)
 
 
 def scale(amax) -> np.float32:
@@ -109,7 +120,7 @@ def product(w: Weights, acts: Acts) -> tuple[np.ndarray, np.ndarray]:
     k, sub = x.shape[1], SUB[w.type]
     size = w.gain * np.abs(x) @ (np.abs(w.scale * w.code) + np.abs(w.floor)).T
     mins = min(k, SLICE) // 32 + 1 if w.type in FLOAT_MINS else 2 if w.type in INT_MINS else 0
-    in_slice = (2 + min(k, SLICE) // 32 if chunk(w.type) else 1 + min(k, SLICE) // sub) + mins
+    in_slice = (2 + min(k, SLICE) // 32 if scaled_as_integers(w.type) else 1 + min(k, SLICE) // sub) + mins
     bound = 1.01 * U * (in_slice + -(-k // SLICE) + (2 if FORMATS[w.type].row else 0)) * size
     if w.type in INT_MINS:
         unit = np.repeat(_f(acts.unit), SLICE // sub, axis=1)[:, : k // sub]

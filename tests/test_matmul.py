@@ -172,9 +172,9 @@ def rounded_sums(w: formats.Weights, acts: ref.Acts) -> np.ndarray:
     """What a kernel must return for d = 1: exact integer sums, added in its order with a float32 rounding after each.
 
     All numbers are integers below 2^53, so float64 holds each sum before its rounding. Where scales are integers that
-    the products are multiplied with (layout.chunk), the sum of 32 columns becomes a float by itself.
+    the products are multiplied with (layout.scaled_as_integers), the sum of 32 columns becomes a float by itself.
     """
-    as_integers, slices = layout.chunk(w.type) > 0, len(acts.unit[0])
+    as_integers, slices = layout.scaled_as_integers(w.type), len(acts.unit[0])
     sub = 32 if as_integers else formats.SUB[w.type]
     x, rows = acts.codes.astype(np.float64), len(w.code)
     terms = np.einsum("rjs,njs->nrj", (w.scale * w.code).reshape(rows, -1, sub), x.reshape(len(x), -1, sub))
@@ -323,7 +323,7 @@ OTHERS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_targets(name):
-    """Within the bounds, and the same bits on every target that multiplies scales alike (layout.chunk): the order of
+    """Within the bounds, and the same bits on every target that multiplies scales alike (layout.scaled_as_integers): the order of
     sums does not depend on the vector width."""
     kind, (env, types) = name.split()[0], OTHERS[name]
     if not env.get("IKPY_EMULATE") and (kind not in target.runnable() or (kind == HOST and not env)):

@@ -35,13 +35,14 @@ from ..simd.ops import (
 from ..simd.threads import atomic_add
 from . import gemm_float
 from .gemv import prefetch_columns, prefetch_lines
-from .layout import MIN_UNIT, SLICE, ActsLayout, PanelLayout, chunk, flavour, gemm_panels, gemm_tile
+from .layout import MIN_UNIT, SLICE, ActsLayout, PanelLayout, chunk, flavour, gemm_panels, gemm_tile, scaled_as_integers
 from .output import column_writer
 from .panels import decode_block, int_scale_reader, min_reader, rows_to_tile, scale_reader
 from .row_scales import row_scales_of, scaled_rows
 from .rows import row_functions, scale_integer
 from .tileops import (
     block_dots,
+    block_dots_float,
     codes_to_store,
     dot2_panels,
     fma_panels,
@@ -55,8 +56,8 @@ from .tileops import (
 
 VECTOR = 4 * LANES  # bytes
 NP, T = gemm_panels(), gemm_tile()
-# decoded slice of a panel: codes u8[64][W][4], scales f32[256/sub][W] (integers i16[256/sub][W][2] where layout.chunk),
-# minimums, f32[W]: -dmin / MIN_UNIT, and f32[W]: what integer scales are multiples of
+# decoded slice of a panel: codes u8[64][W][4], scales f32[256/sub][W] (or integers i16[8][W][2], those of two sub-blocks
+# or one twice), minimums, f32[W]: -dmin / MIN_UNIT, and f32[W]: what integer scales are multiples of
 N_CODES, N_SCALES, N_MINS = 64 * VECTOR, 16 * VECTOR, 8 * VECTOR
 O_MINS = N_CODES + N_SCALES
 O_D = O_MINS + N_MINS + VECTOR
@@ -246,27 +247,27 @@ def _decode_panel(q):
         store(dst + O_D, d)
         for b in range(blocks):
             tile_store(dst + b * (8 * VECTOR), VECTOR, block(p, blocks, b))
-            put_scales(dst + N_CODES + b * (subs * VECTOR), p, blocks, b, d)
+            put_scales(dst + N_CODES, p, blocks, b, d)
         put_mins(p, blocks, dst + O_MINS)
 
     return decode
 
 
 def _scale_store(q):
-    """Functions d(super-block, blocks) and put(dst, super-block, blocks, block, d): the block's scales to dst."""
-    subs, int_scales = 32 // q.sub, chunk(q.name) != 0
+    """Functions d(super-block, blocks) and put(scales of the slice, super-block, blocks, block, d)."""
+    subs, int_scales = 32 // q.sub, scaled_as_integers(q.name)
     d_of, scale = int_scale_reader(q) if int_scales else scale_reader(q)
     if int_scales:
 
         @inline
         def put(dst, p, blocks, b, d):
-            tile_store(dst, VECTOR, scale(p, blocks, b))
+            store(dst + b * VECTOR, scale(p, blocks, b))
     else:
 
         @inline
         def put(dst, p, blocks, b, d):
             for s in range(subs):
-                store(dst + s * VECTOR, scale(p, blocks, b * subs + s, d))
+                store(dst + (b * subs + s) * VECTOR, scale(p, blocks, b * subs + s, d))
 
     return d_of, put
 
@@ -295,7 +296,7 @@ def _decode_rows(q):
             for r in range(valid):
                 for s in range(subs):
                     j = b * subs + s
-                    put_scale(dst + N_CODES + j * VECTOR + 4 * r, at + r * row_stride, j0 + s)
+                    put_scale(dst + N_CODES + 4 * r, b, s, at + r * row_stride, j0 + s)
                     put_min(dst + O_MINS, j, r, at + r * row_stride, j0 + s)
         for r in range(valid):
             at = first + k0 // 32 // per_block * block_bytes + r * row_stride
@@ -306,13 +307,15 @@ def _decode_rows(q):
 
 
 def _row_scale_store(q, rows_of):
-    """Functions (dst, block, sub-block) and (dst, block): a row's scale, and what integer ones are multiples of."""
+    """Functions put(the row's scales of the slice, block, sub-block of it, its address and number there) and (dst,
+    address of a block), which stores what integer scales are multiples of."""
     scale, scale_int, d, integer, unit = rows_of.scale, rows_of.scale_int, rows_of.d, scale_integer(q.scales), q.unit
-    if not chunk(q.name):
+    subs = 32 // q.sub
+    if not scaled_as_integers(q.name):
 
         @inline
-        def put(dst, block, j):
-            ops.store_f32(dst, scale(block, j))
+        def put(dst, b, s, block, j):
+            ops.store_f32(dst + (b * subs + s) * VECTOR, scale(block, j))
 
         @inline
         def put_d(dst, block):
@@ -320,10 +323,11 @@ def _row_scale_store(q, rows_of):
     else:
 
         @inline
-        def put(dst, block, j):
-            s = integer(scale_int(block, j))
-            ops.store_i16(dst, s)
-            ops.store_i16(dst + 2, s)
+        def put(dst, b, s, block, j):
+            x, at = integer(scale_int(block, j)), dst + b * VECTOR
+            ops.store_i16(at + 2 * s, x)
+            if subs == 1:
+                ops.store_i16(at + 2, x)
 
         @inline
         def put_d(dst, block):
@@ -412,9 +416,17 @@ def _block_step(q):
     and (acc, decoded slice) -> their sum over the slice."""
     acts, subs, zero, width = ActsLayout(T), 32 // q.sub, flavour(q.name)[0], chunk(q.name)
     o_scales, to_offsets = acts.scales, acts.offsets - acts.scales
+
+    @inline
+    def as_it_is(acc, weights):
+        return acc
+
     if width:
-        block_dot, times = block_dots(NP, T, subs, width, q.top, zero), mul_panels(NP, T)
-        step, n_scales = 32 // width * T // 4, subs * VECTOR // 16
+        as_integers, times = scaled_as_integers(q.name), mul_panels(NP, T)
+        block_dot = (block_dots if as_integers else functools.partial(block_dots_float, subs=subs))(
+            n_panels=NP, t=T, chunk=width, top=q.top, zero=zero
+        )
+        step, n_scales = 32 // width * T // 4, (1 if as_integers else subs) * VECTOR // 16
 
         @inline
         def block_of(acc, weights, i, j, rec, start):
@@ -425,7 +437,7 @@ def _block_step(q):
         def end(acc, weights):
             return times(acc, weights + O_D, N_DECODED)
 
-        return block_of, end
+        return block_of, end if as_integers else as_it_is
     dots = scaled_dots(NP, T, 8 // subs, q.top, zero)
 
     @inline
@@ -440,9 +452,5 @@ def _block_step(q):
             return dots(acc, at, N_DECODED, start0, codes, d, to_offsets, scales)
         acc = dots(acc, at, N_DECODED, start0, codes, d, to_offsets, scales)
         return dots(acc, at + 4 * VECTOR, N_DECODED, start0 + 4 * T, codes + 16 * T, d, to_offsets, scales + VECTOR)
-
-    @inline
-    def as_it_is(acc, weights):
-        return acc
 
     return scaled_block, as_it_is

@@ -8,11 +8,14 @@ same bits alone or inside a prompt.
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..quants import get
 from ..simd import ops
 from ..simd.core import Vec
 from ..simd.ops import (
     F32,
+    I16V,
     I32V,
     LANES,
     bf16_to_f32,
@@ -21,13 +24,14 @@ from ..simd.ops import (
     fma,
     inline,
     load,
+    splat,
     tile_splat,
     tile_zeros,
 )
-from .layout import SLICE, ActsLayout, PanelLayout, chunk, flavour
+from .layout import SLICE, ActsLayout, PanelLayout, chunk, flavour, scaled_as_integers
 from .output import column_writer
 from .panels import decode_block, int_scale_reader, min_reader, scale_reader
-from .tileops import block_sum, dot_vectors, start_values, tile_splat_pair
+from .tileops import block_sum, dot_vectors, panel_of, start_values, tile_of_one, tile_of_two, tile_splat_pair
 
 # super-blocks (of about 2 KB) to ask for ahead; Zen 5, 2 threads, best of 5: 4 reach 0.95 of read bandwidth, 1 0.7
 AHEAD = 4
@@ -57,19 +61,20 @@ def gemv(type: str, n: int):
 def slice_sums(q, n: int):
     """Functions d(super-block, blocks), add and end: add(acc f32 tile, super-block, blocks, block, d, record, start) ->
     acc plus the block's products, scaled; end(acc, d) -> their sum over the slice."""
-    if not chunk(q.name):
+    if not scaled_as_integers(q.name):
 
         @inline
         def end(acc, d):
             return acc
 
-        return scale_reader(q)[0], block_sums(q, n), end
+        return scale_reader(q)[0], with_float_mins(q, n, (short_sums if chunk(q.name) else block_sums)(q, n)), end
     decode, (d_of, scales), o_scales, width = decode_block(q), int_scale_reader(q), ActsLayout(n).scales, chunk(q.name)
-    sums, step = block_sum(n, 32 // q.sub, width, q.top, flavour(q.name)[0]), 32 // width * 4 * n
+    sums, step = block_sum(n, 1, width, q.top, flavour(q.name)[0]), 32 // width * 4 * n
 
     @inline
     def add(acc, p, blocks, b, d, rec, start):
-        products = sums(decode(p, blocks, b), rec + start + b * step, rec + b * (32 * n), scales(p, blocks, b))
+        scale = tile_of_one(scales(p, blocks, b))
+        products = sums(decode(p, blocks, b), rec + start + b * step, rec + b * (32 * n), scale)
         return fma(cast(F32, products), tile_splat(F32, n, rec + o_scales + b * (4 * n), 4), acc)
 
     @inline
@@ -79,12 +84,41 @@ def slice_sums(q, n: int):
     return d_of, add, end
 
 
+def short_sums(q, n: int):
+    """Function (acc f32 tile, super-block, blocks, block, d, record, start) -> acc plus the block's products, summed in
+    16 bits and scaled as floats."""
+    decode, (_, scale), subs, o_scales = decode_block(q), scale_reader(q), 32 // q.sub, ActsLayout(n).scales
+    step = 32 // chunk(q.name) * 4 * n
+    sums = block_sum(n, subs, chunk(q.name), q.top, flavour(q.name)[0])
+    first, last = panel_of(subs, n, 0), panel_of(subs, n, subs - 1)
+    if subs == 1:
+
+        @inline
+        def multipliers():
+            return tile_of_one(splat(I16V, np.int16(1)))
+    else:
+
+        @inline
+        def multipliers():
+            return tile_of_two(bits(I16V, splat(I32V, np.int32(1))), bits(I16V, splat(I32V, np.int32(1 << 16))))
+
+    @inline
+    def add(acc, p, blocks, b, d, rec, start):
+        isums = sums(decode(p, blocks, b), rec + start + b * step, rec + b * (32 * n), multipliers())
+        dx, products = tile_splat(F32, n, rec + o_scales + b * (4 * n), 4), cast(F32, isums)
+        acc = fma(first(products) * dx, scale(p, blocks, subs * b, d), acc)
+        if subs == 2:
+            acc = fma(last(products) * dx, scale(p, blocks, 2 * b + 1, d), acc)
+        return acc
+
+    return add
+
+
 def block_sums(q, n: int):
-    """Function (acc f32 tile, super-block, blocks, block, d, record, start) -> acc plus the block's products,
-    scaled as floats."""
-    decode, (_, scale), mins = decode_block(q), scale_reader(q), min_reader(q)
+    """The same with sums that start as 32 bits."""
+    decode, (_, scale) = decode_block(q), scale_reader(q)
     layout, subs = ActsLayout(n), 32 // q.sub
-    o_scales, o_sums, to_offsets = layout.scales, layout.sums, layout.offsets - layout.scales
+    o_scales, to_offsets = layout.scales, layout.offsets - layout.scales
     dot, starts = dot_vectors(n, 8 // subs, q.top), start_values(flavour(q.name)[0], n)
 
     @inline
@@ -128,8 +162,14 @@ def block_sums(q, n: int):
                 scale(p, blocks, 2 * b + 1, d),
             )
 
+    return add
+
+
+def with_float_mins(q, n: int, add):
+    """`add` of a block, and its minimums where they are floats."""
     if q.mins != "f16":
         return add
+    mins, o_sums = min_reader(q), ActsLayout(n).sums
 
     @inline
     def add_with_min(acc, p, blocks, b, d, rec, start):

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..quants import get
 from ..simd import ops
-from ..simd.core import TARGET, Vec
+from ..simd.core import TARGET, Vec, shuffle
 from ..simd.ops import (
     dot4,
     dot4_centred,
@@ -27,7 +27,7 @@ from ..simd.ops import (
     zeros,
 )
 from .gemv import column_reader
-from .layout import MAGIC_BITS, MIN_UNIT, SLICE, ActsLayout, chunk, flavour
+from .layout import MAGIC_BITS, MIN_UNIT, SLICE, ActsLayout, chunk, flavour, scaled_as_integers, word_columns
 from .rows import row_functions, scale_integer
 
 
@@ -57,38 +57,48 @@ def _quant_row(q):
     product = dot4_small if q.top < 128 else dot4_centred if TARGET.pairs16 else dot4
     o_scales, o_offsets, o_sums, o_unit, in_block = acts.scales, acts.offsets, acts.sums, acts.unit, 32 // sub
     plain, columns = flavour(q.name)[0] == 0, chunk(q.name)
-    one_d = q.block >= SLICE or not columns  # else the type has a scale per row and d is 1
+    as_integers, by_pairs, codes_of, spare_of = scaled_as_integers(q.name), columns > 0, _columns_reader(), ops.stack(32)
+    one_d = q.block >= SLICE or not as_integers  # else the type has a scale per row and d is 1
     o_pairs = acts.sums32 if in_block == 1 else acts.sums16
     float_mins, int_mins, unit = q.mins == "f16", q.int_mins, np.float32(-q.unit / MIN_UNIT)
     per_slice, meta, row_scale, gain, by_row = SLICE // block, q.meta, fns.row, np.float32(q.gain), q.row is not None
 
-    @inline
-    def add(acc, p, j, i, rec, start):
-        """Sub-block j of block p, which is sub-block i of the slice."""
-        isum = np.int64(reduce_add(product(zeros(sums_type), levels(p, j), load(codes_type, rec + i * sub))))
-        b = i // in_block
-        first = MAGIC_BITS if plain else load_i32(rec + start + 4 * i)
-        products = fma(f32_from_bits(isum + first), load_f32(rec + o_scales + 4 * b), load_f32(rec + o_offsets + 4 * b))
-        acc = fma(products, scale(p, j), acc)
-        if float_mins:
-            acc = fma(load_f32(rec + o_sums + 4 * b), -floor(p, j), acc)
-        return acc
+    starts_in_block, both = 32 // (columns or 32), 2 if in_block == 1 else 1  # numbers of a pair that belong together
 
-    if columns:
-        scale_int, integer, d_of = fns.scale_int, scale_integer(q.scales), fns.d
-        per_sub, factor, zero = sub // columns, np.float32(q.unit), not plain
+    @inline
+    def pair_starts(at):
+        """What the sums of a sub-block start at, from the first of its numbers on."""
+        total = np.int64(0)
+        for c in range(starts_in_block):
+            for half in range(both):
+                total += load_i16(at + 4 * c + 2 * half)
+        return total
+
+    @inline
+    def products(p, j, s, i, codes, rec, start):
+        """Integer sum of sub-block j of block p, which is sub-block s of block i of the slice."""
+        isum = np.int64(reduce_add(product(zeros(sums_type), levels(p, j), load(codes_type, codes + s * sub))))
+        if by_pairs and not plain:
+            isum += pair_starts(rec + start + 4 * starts_in_block * i + 2 * s)
+        return isum
+
+    @inline
+    def scaled(isum, s, i, rec, start):
+        """An integer sum times the scale of the activations."""
+        if by_pairs:
+            return np.float32(isum) * load_f32(rec + o_scales + 4 * i)
+        first = MAGIC_BITS if plain else load_i32(rec + start + 4 * (i * in_block + s))
+        return fma(f32_from_bits(isum + first), load_f32(rec + o_scales + 4 * i), load_f32(rec + o_offsets + 4 * i))
+
+    if as_integers:
+        scale_int, integer, d_of, factor = fns.scale_int, scale_integer(q.scales), fns.d, np.float32(q.unit)
 
         @inline
-        def add_block(acc, p, j, i, rec, start):
+        def add_block(acc, p, j, i, rec, start, spare):
             """Block i of the slice, whose first sub-block is j of block p."""
-            isum = np.int64(0)
+            codes, isum = codes_of(rec + i * 32, spare), np.int64(0)
             for s in range(in_block):
-                at = rec + i * 32 + s * sub
-                one = np.int64(reduce_add(product(zeros(sums_type), levels(p, j + s), load(codes_type, at))))
-                if zero:
-                    for c in range(2 * per_sub):
-                        one += load_i16(rec + start + 2 * (2 * per_sub * (i * in_block + s) + c))
-                isum += one * integer(scale_int(p, j + s))
+                isum += products(p, j + s, s, i, codes, rec, start) * integer(scale_int(p, j + s))
             return fma(np.float32(isum), load_f32(rec + o_scales + 4 * i), acc)
 
         @inline
@@ -97,9 +107,13 @@ def _quant_row(q):
     else:
 
         @inline
-        def add_block(acc, p, j, i, rec, start):
+        def add_block(acc, p, j, i, rec, start, spare):
+            codes = codes_of(rec + i * 32, spare)
             for s in range(in_block):
-                acc = add(acc, p, j + s, i * in_block + s, rec, start)
+                isum = products(p, j + s, s, i, codes, rec, start)
+                acc = fma(scaled(isum, s, i, rec, start), scale(p, j + s), acc)
+                if float_mins:
+                    acc = fma(load_f32(rec + o_sums + 4 * i), -floor(p, j + s), acc)
             return acc
 
         @inline
@@ -117,14 +131,14 @@ def _quant_row(q):
 
     @inline
     def dot(row, k, rec, stride, start):
-        total = np.float32(0)
+        total, spare = np.float32(0), spare_of()
         p = row + meta
         for k0 in range(0, k, SLICE):
             acc = np.float32(0)
             for b in range(min(per_slice, (k - k0) // block)):
                 prefetch(p + 1024)
                 for j in range(0, subs, in_block):
-                    acc = add_block(acc, p, j, (b * subs + j) // in_block, rec, start)
+                    acc = add_block(acc, p, j, (b * subs + j) // in_block, rec, start, spare)
                 if one_d:
                     acc = mins(end(acc, p), p, rec)
                 p += block_bytes
@@ -133,6 +147,30 @@ def _quant_row(q):
         return fma(total, row_scale(row) * gain, np.float32(0)) if by_row else total
 
     return dot
+
+
+def _columns_reader():
+    """Function (address of the codes of a block, 32 spare bytes) -> address where they lie in the order of columns."""
+    order = word_columns()
+    if order == tuple(range(32)):
+
+        @inline
+        def at(codes, spare):
+            return codes
+
+        return at
+    whole = Vec("i8", 32)
+
+    @ops.op(lambda v: v)
+    def sorted_columns(b, sig, v):
+        return shuffle(b, v, v, [order.index(i) for i in range(32)])
+
+    @inline
+    def at(codes, spare):
+        ops.store(spare, sorted_columns(load(whole, codes)))
+        return spare
+
+    return at
 
 
 def _float_row(q):

@@ -4,7 +4,7 @@ address. Imports no Numba.
 Panel: W rows (W = f32 lanes of the target) woven together so that one vector load holds 4 columns of W rows. It is a
 sequence of super-blocks of 256 columns (the last may have fewer). A super-block of n blocks of 32 columns is:
     codes    n blocks of 4 * bits * W bytes: `bits` vectors, in which the codes of 8 lie as panels.code_pieces says;
-             vector v of the 8 holds columns 4v..4v+3 (byte 4r+i: row r, column 4v+i)
+             vector v of the 8 holds 4 columns, word v of word_columns() (byte 4r+i: row r, column i of the word)
     scales   f16[n * 32/group][W], a byte [n * 32/sub][W], or 4 bits: sub-blocks 2j and 2j+1 in the nibbles of a byte
     mins     f16[n][W], or byte pairs [n * 32/sub / 2][W][2], or the high nibbles of 4-bit scales
     d, dmin  f16[W] each, where scales and mins are integers
@@ -15,7 +15,7 @@ Float types: [column][W] elements.
 
 Activations ("acts"): columns x of the product, quantized to s8 in tiles of T columns. A record (slice of 256 columns of
 K, tile) holds:
-    codes    s8[64][T][4]      x = codes * d, with d per 32 columns, a float of 22 bits
+    codes    s8[64][T][4]      x = codes * d, with d per 32 columns, a float of 22 bits; 8 words of word_columns() each
     scales   f32[8][T]         d
     offsets  f32[8][T]         -MAGIC * d, exact. An integer accumulator that starts at the bits of MAGIC is, as a
                                float, F = MAGIC + sum: fma(F, d, -MAGIC * d) converts and scales at once
@@ -24,8 +24,8 @@ K, tile) holds:
     unit     f32[T]            the largest d of the slice
     starts   i32[256/sub][T]   for each flavour (zero, sub): bits of MAGIC - zero * sum of the codes; where products are
                                those of code - 128 (simd/dots.py), zero is 128 less. None for zero = 0.
-             i16[256/n][T][2]  for each flavour (zero, PAIRS + n): -zero * sum of the codes of n columns, those of even
-                               pairs of columns and those of odd ones, where integers scale sums of 16 bits (`chunk`)
+             i16[256/n][T][2]  for each flavour (zero, PAIRS + n): -zero * sum of the codes of n/4 words, of their first
+                               and of their last two columns, where products are added in 16 bits (`chunk`)
 Float types read float acts instead: f32[256][T] per record.
 """
 
@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from ..quants import Plain, Quant, get
 from ..quants.table import row_bytes
 from ..simd import target
+from ..simd.target import sums_in_16_bits
 
 SLICE = 256
 NIBBLES = ("u4", "odd4", "mid4")  # scales of 4 bits
@@ -129,26 +130,43 @@ def file_bytes(type_name: str, k: int) -> int:
     return row_bytes(type_name, k)
 
 
+@functools.cache
+def word_columns() -> tuple[int, ...]:
+    """Columns of a block of 32 in the order of their bytes, 4 in a word.
+
+    Where products are added in pairs of 16 bits, a word has two columns of either half: sub-blocks of 16 columns then
+    are the two numbers of a pair, and one multiply-add by the pair of their scales closes both.
+    """
+    if not target.current().pairs16:
+        return tuple(range(32))
+    return tuple(column for v in range(0, 16, 2) for column in (v, v + 1, v + 16, v + 17))
+
+
 PAIRS = 64
 Flavour = tuple[int, int]  # (zero, sub or PAIRS + chunk) of a weight type: which start values its kernels read
 
 
 @functools.cache
 def chunk(type_name: str) -> int:
-    """Columns whose products add up in 16 bits before the sub-block's integer scale multiplies them; 0 for types whose
-    sub-blocks are scaled as floats.
+    """Columns whose products add up in 16 bits from start pairs on; 0 for types whose sums start as 32 bits.
 
     AVX2 without a dot-product instruction turns pairs of 16-bit sums into 32 bits with a multiply-add by 1; multiplying
-    by the scale costs no more, and a block of 32 columns becomes a float once, whatever its sub-blocks. Sums may leave
-    16 bits on the way: only that of value - zero has to fit.
+    by an integer scale costs no more, and a block of 32 columns becomes a float once, whatever its sub-blocks. Sums may
+    leave 16 bits on the way: only that of value - zero has to fit. Types with scales that are floats gain where more
+    columns fit so, or where a word has columns of two sub-blocks.
     """
     q = get(type_name)
-    if not target.current().pairs16 or q.is_float or not q.int_scales or q.mins == "f16":
+    if not target.current().pairs16 or q.is_float:
         return 0
     if q.top > 127:
-        return 4 if q.zero == 128 else 0
-    vectors = 32767 // (2 * 127 * max(q.zero, q.top - q.zero))
-    return min(q.sub, 4 << vectors.bit_length() - 1)
+        return 4 if q.zero == 128 and q.int_scales else 0
+    columns = 4 * sums_in_16_bits(max(q.zero, q.top - q.zero))
+    return columns if q.int_scales or q.sub == 16 or columns > 4 * sums_in_16_bits(q.top) else 0
+
+
+def scaled_as_integers(type_name: str) -> bool:
+    """Whether integer scales are part of the integer sums (`chunk`)."""
+    return chunk(type_name) > 0 and get(type_name).int_scales
 
 
 def flavour(type_name: str) -> Flavour | None:

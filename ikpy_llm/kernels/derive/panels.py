@@ -13,13 +13,12 @@ from numba.core.typing.templates import signature
 
 from ..quants import Quant
 from ..simd import memory, ops
-from ..simd.core import I32, Tile, Vec, broadcast, constant, held
+from ..simd.core import I32, TARGET, Tile, Vec, broadcast, constant, held, shuffle
 from ..simd.dots import Dots
 from ..simd.ops import F16, F32, I8L, I16V, I32V, LANES, U8, U8L, bits, cast, inline, load, splat
 from ..simd.shared import intrinsic
-from .layout import MIN_UNIT, NIBBLES, PanelLayout
+from .layout import MIN_UNIT, NIBBLES, PanelLayout, word_columns
 from .rows import row_functions, scale_integer
-from .tileops import tile_of_one, tile_of_two
 
 WORDS = Vec("u32", LANES)  # a U8 vector seen as 32-bit words, for shifts
 
@@ -71,8 +70,8 @@ def code_pieces(width: int) -> list[list[Piece]]:
 
 
 def decode_block(q: Quant):
-    """Function (super-block address, blocks in it, block) -> Tile(U8, 8): vector v = columns 4v..4v+3 of W rows,
-    levels already looked up and shifted, as products read them (Dots.stored)."""
+    """Function (super-block address, blocks in it, block) -> Tile(U8, 8): vector v = word v of W rows (layout.py), levels
+    already looked up and shifted, as products read them (Dots.stored)."""
     layout = PanelLayout(q, LANES)
     shifts, size = _shift_reader(q, layout), layout.code_bytes
     tile = Tile(U8, 8)
@@ -90,7 +89,7 @@ def decode_block(q: Quant):
             codes = [_for_products(b, q, c) for c in codes]
             if q.shift:
                 added = shifts(b, p, n, block)
-                codes = [b.add(c, added[v * layout.subs // 8]) for v, c in enumerate(codes)]
+                codes = [b.add(c, added[v * len(added) // 8]) for v, c in enumerate(codes)]
             out = ir.Constant(tile.ir, ir.Undefined)
             for v in range(8):
                 out = b.insert_value(out, codes[v], v)
@@ -114,10 +113,10 @@ def _for_products(b, q, codes):
 
 
 def _shift_reader(q: Quant, layout: PanelLayout):
-    """Function (builder, super-block, blocks in it, block) -> U8 per sub-block of the block: the shift in all four
-    columns of the rows whose shift bit is set."""
+    """Function (builder, super-block, blocks in it, block) -> the shift in the columns of the rows whose shift bit is
+    set: a U8 for all words, or one for those of either sub-block where words are not shared."""
     embedded, code_bytes, subs, delta = not q.shift_words, layout.code_bytes, layout.subs, 0x01010101 * q.shift
-    word = ir.VectorType(ir.IntType(8 if embedded else 16), LANES)
+    word, shared = ir.VectorType(ir.IntType(8 if embedded else 16), LANES), TARGET.pairs16 and layout.subs == 2
 
     def read(b, p, n, block):
         first = b.mul(block, n.type(subs))
@@ -130,8 +129,9 @@ def _shift_reader(q: Quant, layout: PanelLayout):
             bits = b.zext(memory.emit_load(b, b.add(at, n.type(s * LANES if embedded else 0)), word), I32V.ir)
             up = I32(31) if embedded else b.sub(I32(31 - s), b.trunc(first, I32))
             mask = b.ashr(b.shl(bits, broadcast(b, up, I32V)), constant(I32V, 31))
-            out.append(b.bitcast(b.and_(mask, constant(I32V, delta)), U8.ir))
-        return out
+            columns = delta if not shared else delta & (0xFFFF0000 if s else 0xFFFF)
+            out.append(b.and_(mask, constant(I32V, columns)))
+        return [b.bitcast(x, U8.ir) for x in ([b.or_(*out)] if shared else out)]
 
     return read
 
@@ -207,9 +207,9 @@ def stored_scales(q: Quant, layout: PanelLayout):
 
 def int_scale_reader(q: Quant):
     """Functions d(super-block, n) -> F32, what integer scales are multiples of, and scales(super-block, n, block) ->
-    Tile(I16V, subs): those of the block's sub-blocks, each twice."""
+    I16V: those of the block's two sub-blocks for each row, or that of the block twice."""
     layout = PanelLayout(q, LANES)
-    code_bytes, subs, unit = layout.code_bytes, layout.subs, np.float32(q.unit)
+    code_bytes, unit = layout.code_bytes, np.float32(q.unit)
     stored, integer = stored_scale_pairs(q, layout), scale_integer(q.scales)
     if q.block_d:
         d = scale_reader(q)[0]
@@ -222,51 +222,51 @@ def int_scale_reader(q: Quant):
     if q.scales == "one":
 
         @inline
-        def one(p, n, j):
+        def scales(p, n, block):
             return splat(I16V, np.int16(1))
     else:
 
         @inline
-        def one(p, n, j):
-            return integer(stored(p + n * code_bytes, j))
-
-    if subs == 1:
-
-        @inline
         def scales(p, n, block):
-            return tile_of_one(one(p, n, block))
-    else:
-
-        @inline
-        def scales(p, n, block):
-            return tile_of_two(one(p, n, 2 * block), one(p, n, 2 * block + 1))
+            return integer(stored(p + n * code_bytes, block))
 
     return d, scales
 
 
 def stored_scale_pairs(q: Quant, layout: PanelLayout):
-    """As stored_scales, each number twice: I16V."""
+    """Function (address of a super-block's scales, block) -> I16V of the integers of its sub-blocks."""
     lane, bit = I8L if q.scales in ("i8", "i7") else U8L, int(q.scales in ("i7", "odd7"))
+    subs, step = layout.subs, layout.scale_bytes
+    other = (subs - 1) * LANES  # where the second sub-block's stand
 
     @inline
-    def twice(v):
-        return cast(I16V, ops.join(ops.interleave_low(v, v), ops.interleave_high(v, v)))
+    def pairs(v, w):
+        return cast(I16V, ops.join(ops.interleave_low(v, w), ops.interleave_high(v, w)))
 
     if q.scales not in NIBBLES:
 
         @inline
-        def stored(at, j):
-            return twice(load(lane, at + j * LANES)) >> bit
+        def stored(at, block):
+            p = at + block * step
+            return pairs(load(lane, p), load(lane, p + other)) >> bit
     elif layout.packed_mins:
 
         @inline
-        def stored(at, j):
-            return twice(ops.field(load(U8L, at + j * LANES), 0, 4))
+        def stored(at, block):
+            p = at + block * step
+            return pairs(ops.field(load(U8L, p), 0, 4), ops.field(load(U8L, p + other), 0, 4))
+    elif subs == 2:
+
+        @inline
+        def stored(at, block):
+            both = load(U8L, at + block * LANES)
+            return pairs(ops.field(both, 0, 4), ops.field(both, 4, 4))
     else:
 
         @inline
-        def stored(at, j):
-            return twice(ops.field(load(U8L, at + (j >> 1) * LANES), 4 * (j & 1), 4))
+        def stored(at, block):
+            one = ops.field(load(U8L, at + (block >> 1) * LANES), 4 * (block & 1), 4)
+            return pairs(one, one)
 
     return stored
 
@@ -346,16 +346,21 @@ def rows_to_tile(q: Quant, decoded: bool = False):
 
     Rows past `valid` get 0 repeated.
     """
-    rows = row_functions(q)
-    raw, subs, lanes = rows.levels if decoded else rows.raw, 32 // q.sub, LANES
-    scatter = _scatter_words(q.sub)
+    rows, scatter, lanes = row_functions(q), _scatter_words(), LANES
+    raw = rows.levels if decoded else rows.raw
+    if q.sub == 32:
+        whole = raw
+    else:
+
+        @inline
+        def whole(p, j0):
+            return ops.join(raw(p, j0), raw(p, j0 + 1))
 
     @inline
     def decode(p, stride, valid, j0, tile):
         for r in range(lanes):
             if r < valid:
-                for s in range(subs):
-                    scatter(tile + 4 * r + s * (16 * lanes), raw(p + r * stride, j0 + s))
+                scatter(tile + 4 * r, whole(p + r * stride, j0))
             else:
                 for v in range(8):
                     ops.store_i32(tile + 4 * r + v * (4 * lanes), 0)
@@ -363,13 +368,13 @@ def rows_to_tile(q: Quant, decoded: bool = False):
     return decode
 
 
-def _scatter_words(n_codes: int):
-    """Function (address, u8 vector): 4-byte word v of the vector goes to address + v * 4W."""
-    words = Vec("u32", n_codes // 4)
+def _scatter_words():
+    """Function (address, u8 vector of 32 columns): word v goes to address + v * 4W."""
+    words = Vec("u32", 8)
 
     @ops.op(lambda addr, v: types.void)
     def scatter(b, sig, addr, v):
-        w = b.bitcast(v, words.ir)
+        w = b.bitcast(shuffle(b, v, v, word_columns()), words.ir)
         for i in range(words.lanes):
             memory.emit_store(b, b.extract_element(w, I32(i)), b.add(addr, addr.type(i * 4 * LANES)))
 

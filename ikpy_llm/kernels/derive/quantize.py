@@ -80,20 +80,43 @@ def _scatter(t: int):
     return scatter
 
 
-def pair_sums():
-    """Function (address, I32V q0, q1): for each the sum of the lanes of even pairs and of odd ones (layout.chunk)."""
+def _scatter_halves(t: int):
+    """Function (address, I32V codes of columns c .. c + 8, those of c + 16 ..): 4 words of layout.word_columns()."""
+    pairs = ir.VectorType(ir.IntType(64), 4)
 
     @ops.op(lambda addr, v, w: types.void)
-    def put(b, sig, addr, v, w):
-        v, w = (b.add(shuffle(b, x, x, [0, 1, 2, 3]), shuffle(b, x, x, [4, 5, 6, 7])) for x in (v, w))
-        even, odd = (shuffle(b, v, w, [i, i + 2, i + 4, i + 6]) for i in (0, 1))
-        memory.emit_store(b, b.add(even, odd), addr)
+    def scatter(b, sig, addr, v, w):
+        v, w = (b.and_(x, ops.constant(I32V, 255)) for x in (v, w))
+        wide = b.bitcast(b.or_(v, b.shl(w, ops.constant(I32V, 16))), pairs)
+        words = b.bitcast(b.or_(wide, b.lshr(wide, ir.Constant(pairs, [24] * 4))), I32V.ir)
+        if t == 1:
+            memory.emit_store(b, shuffle(b, words, words, [0, 2, 4, 6]), addr)
+            return
+        for i in range(4):
+            memory.emit_store(b, b.extract_element(words, ops.I32(2 * i)), b.add(addr, addr.type(4 * t * i)))
 
-    return put
+    return scatter
+
+
+def _added_neighbours(b, v, w):
+    """Sums of neighbouring lanes of two vectors of 8, four by four."""
+    even, odd = ([i, i + 2, i + 8, i + 10, i + 4, i + 6, i + 12, i + 14] for i in (0, 1))
+    return b.add(shuffle(b, v, w, even), shuffle(b, v, w, odd))
+
+
+@ops.op(lambda pairs, halves, q0, q1, q2, q3: types.void)
+def put_pair_sums(b, sig, pairs, halves, q0, q1, q2, q3):
+    """Sums of 32 codes: at `pairs` of those of each two words, their first columns and their last ones (layout.chunk);
+    at `halves` of either half."""
+    v = _added_neighbours(b, _added_neighbours(b, q0, q2), _added_neighbours(b, q1, q3))
+    v = shuffle(b, v, v, [0, 1, 4, 5, 2, 3, 6, 7])
+    memory.emit_store(b, v, pairs)
+    v = b.add(shuffle(b, v, v, [0, 1, 2, 3]), shuffle(b, v, v, [4, 5, 6, 7]))
+    memory.emit_store(b, b.add(shuffle(b, v, v, [0, 1]), shuffle(b, v, v, [2, 3])), halves)
 
 
 def pair_starts(width: int):
-    """Function (address, distance, I32V: what pair_sums wrote of 32 codes, factor): start pairs of `width` columns
+    """Function (address, distance, I32V: what put_pair_sums wrote of 32 codes, factor): start pairs of `width` columns
     each, at multiples of the distance."""
 
     @ops.op(lambda addr, distance, v, factor: types.void)
@@ -122,7 +145,6 @@ def quantize(source: str, t: int, is_float: bool = False):
     """
     layout, read, scatter = ActsLayout(t), value_reader(source), _scatter(t)
     lanes, per_block, is_norm, row_weights = LANES, 32 // LANES, source == "norm", source in ACTS
-    per_half = max(16 // LANES, 1)
     o_scales, o_offsets, o_sums, o_sums32, o_sums16, o_unit, o_starts = (
         layout.scales,
         layout.offsets,
@@ -134,7 +156,7 @@ def quantize(source: str, t: int, is_float: bool = False):
     )
     values, eight, sixteen, by_pairs = stack(4 * SLICE), stack(4 * 8), stack(4 * 16), stack(4 * 8 * 8)
     min_unit, minus_magic, pairs16 = np.float32(MIN_UNIT), np.float32(-MAGIC), TARGET.pairs16
-    put_pairs, starts32, starts16, starts8 = pair_sums(), pair_starts(32), pair_starts(16), pair_starts(8)
+    starts32, starts16, starts8, scatter_halves = pair_starts(32), pair_starts(16), pair_starts(8), _scatter_halves(t)
 
     @inline
     def starts(at, c, flavour, blocks, wholes, halves, pairs):
@@ -169,28 +191,30 @@ def quantize(source: str, t: int, is_float: bool = False):
         return ops.select(x > np.float32(1e-30), d, zeros(F32X8))
 
     @inline
-    def codes(buf, up, rec, c, i):
-        """Codes of the values from i on. Products with `up` stay within 127, but for NaN."""
-        q = cast(I32V, ops.minimum(rint(load(F32, buf + 4 * i) * up), splat(F32, np.float32(127))))
-        scatter(rec + i * t + 4 * c, cast(I8L, q))
-        return q
+    def codes(x, up):
+        """Codes of the values at x. Products with `up` stay within 127, but for NaN."""
+        return cast(I32V, ops.minimum(rint(load(F32, x) * up), splat(F32, np.float32(127))))
 
     if pairs16:
 
         @inline
-        def half(buf, up, rec, c, i, pairs):
-            """Codes of 16 values from i on; returns their sum."""
-            q0, q1 = codes(buf, up, rec, c, i), codes(buf, up, rec, c, i + lanes)
-            put_pairs(pairs + i, q0, q1)
-            return np.int64(reduce_add(q0 + q1))
+        def block(x, up, to, sums, pairs):
+            """Codes of the 32 values at x, and their sums."""
+            q0, q1, q2, q3 = codes(x, up), codes(x + 32, up), codes(x + 64, up), codes(x + 96, up)
+            scatter_halves(to, q0, q2)
+            scatter_halves(to + 16 * t, q1, q3)
+            put_pair_sums(pairs, sums, q0, q1, q2, q3)
     else:
 
         @inline
-        def half(buf, up, rec, c, i, pairs):
-            sums = zeros(I32V)
-            for v in range(per_half):
-                sums = sums + codes(buf, up, rec, c, i + v * lanes)
-            return np.int64(reduce_add(sums))
+        def block(x, up, to, sums, pairs):
+            for i in range(0, 32, 16):
+                total = zeros(I32V)
+                for v in range(i, i + 16, lanes):
+                    q = codes(x + 4 * v, up)
+                    scatter(to + v * t, cast(I8L, q))
+                    total = total + q
+                ops.store_i32(sums + i // 4, reduce_add(total))
 
     @inline
     def put_sums(rec, c, blocks, d, per_unit, wholes, halves):
@@ -242,11 +266,9 @@ def quantize(source: str, t: int, is_float: bool = False):
         store(peak, ops.select(d > np.float32(0), splat(F32X8, np.float32(1)) / d, zeros(F32X8)))
         for b in range(blocks):
             up = ops.load_f32(peak + 4 * b)
-            s0 = half(buf, up, rec, c, 32 * b, pairs)
-            s1 = half(buf, up, rec, c, 32 * b + 16, pairs)
-            ops.store_i32(halves + 8 * b, s0)
-            ops.store_i32(halves + 8 * b + 4, s1)
-            ops.store_i32(wholes + 4 * b, s0 + s1)
+            block(buf + 128 * b, up, rec + 32 * b * t + 4 * c, halves + 8 * b, pairs + 32 * b)
+        for b in range(blocks):
+            ops.store_i32(wholes + 4 * b, ops.load_i32(halves + 8 * b) + ops.load_i32(halves + 8 * b + 4))
         put_sums(rec, c, blocks, d, per_unit, wholes, halves)
         at = starts(rec + o_starts, c, f0, blocks, wholes, halves, pairs)
         at = starts(at, c, f1, blocks, wholes, halves, pairs)

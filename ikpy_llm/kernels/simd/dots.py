@@ -15,10 +15,10 @@ from numba.core.typing.templates import signature
 from . import ops
 from .core import I1, TARGET, Vec, assembly, call, constant, held
 from .ops import I8V, I32V, U8
+from .target import sums_in_16_bits
 
 _INTRINSICS = {"vpmaddubsw": "llvm.x86.avx2.pmadd.ub.sw", "vpmaddwd": "llvm.x86.avx2.pmadd.wd"}
 _PAIRS = Vec("i16", 2 * I32V.lanes)
-_ROOM = 32767 // (2 * 127)  # what codes of one row may sum up to before a pair of products leaves 16 bits
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ class Dots:
         """Products between open and close."""
         if self.vectors or not TARGET.pairs16:
             return self.vectors or 8
-        fit = _ROOM // min(self.top, 128)
-        return min(8, 1 << fit.bit_length() - 1)
+        return sums_in_16_bits(min(self.top, 128))
 
     def stored(self, b, codes):
         """A code vector as it is kept for products."""

@@ -54,6 +54,12 @@ class Target:
         return self.name + " (emulated)" * self.emulated
 
 
+def sums_in_16_bits(largest: int) -> int:
+    """Vectors of codes up to `largest`, a power of two up to the 8 of a block, whose products with s8 add up in 16
+    bits: each adds two to a number."""
+    return min(8, 1 << (32767 // (2 * 127 * largest)).bit_length() - 1)
+
+
 @functools.cache
 def _host() -> tuple[str, str, dict[str, bool]]:
     import llvmlite.binding as llvm
