@@ -323,8 +323,8 @@ OTHERS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_targets(name):
-    """Within the bounds, and the same bits on every target that multiplies scales alike (layout.scaled_as_integers): the order of
-    sums does not depend on the vector width."""
+    """Within the bounds, and the same bits on every target that multiplies scales alike (layout.scaled_as_integers):
+    the order of sums does not depend on the vector width."""
     kind, (env, types) = name.split()[0], OTHERS[name]
     if not env.get("IKPY_EMULATE") and (kind not in target.runnable() or (kind == HOST and not env)):
         pytest.skip(f"{kind} is not another target of this CPU")

@@ -56,8 +56,8 @@ from .tileops import (
 
 VECTOR = 4 * LANES  # bytes
 NP, T = gemm_panels(), gemm_tile()
-# decoded slice of a panel: codes u8[64][W][4], scales f32[256/sub][W] (or integers i16[8][W][2], those of two sub-blocks
-# or one twice), minimums, f32[W]: -dmin / MIN_UNIT, and f32[W]: what integer scales are multiples of
+# decoded slice of a panel: codes u8[64][W][4]; scales f32[256/sub][W], or integers i16[8][W][2], those of two
+# sub-blocks or one twice; minimums; f32[W]: -dmin / MIN_UNIT; and f32[W]: what integer scales are multiples of
 N_CODES, N_SCALES, N_MINS = 64 * VECTOR, 16 * VECTOR, 8 * VECTOR
 O_MINS = N_CODES + N_SCALES
 O_D = O_MINS + N_MINS + VECTOR

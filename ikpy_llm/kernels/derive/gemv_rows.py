@@ -57,7 +57,8 @@ def _quant_row(q):
     product = dot4_small if q.top < 128 else dot4_centred if TARGET.pairs16 else dot4
     o_scales, o_offsets, o_sums, o_unit, in_block = acts.scales, acts.offsets, acts.sums, acts.unit, 32 // sub
     plain, columns = flavour(q.name)[0] == 0, chunk(q.name)
-    as_integers, by_pairs, codes_of, spare_of = scaled_as_integers(q.name), columns > 0, _columns_reader(), ops.stack(32)
+    as_integers, by_pairs = scaled_as_integers(q.name), columns > 0
+    codes_of, spare_of = _columns_reader(), ops.stack(32)
     one_d = q.block >= SLICE or not as_integers  # else the type has a scale per row and d is 1
     o_pairs = acts.sums32 if in_block == 1 else acts.sums16
     float_mins, int_mins, unit = q.mins == "f16", q.int_mins, np.float32(-q.unit / MIN_UNIT)

@@ -17,6 +17,7 @@ from ..simd.core import I32, TARGET, Tile, Vec, broadcast, constant, held, shuff
 from ..simd.dots import Dots
 from ..simd.ops import F16, F32, I8L, I16V, I32V, LANES, U8, U8L, bits, cast, inline, load, splat
 from ..simd.shared import intrinsic
+from ..simd.x86 import lookup_by_signs, shifted_up
 from .layout import MIN_UNIT, NIBBLES, PanelLayout, word_columns
 from .rows import row_functions, scale_integer
 
@@ -69,12 +70,26 @@ def code_pieces(width: int) -> list[list[Piece]]:
     return out
 
 
+def _nibbles(width: int) -> list[list[Piece]]:
+    """The same for types whose levels are found by byte shuffles of 4 bits, joined by the others: the low 4 bits of two
+    codes in each vector, then a vector of bit 4 of all 8 codes, and one of bit 5."""
+    return [[Piece(c // 2, c % 2 * 4, 4, 0)] + [Piece(i, c, 1, i) for i in range(4, width)] for c in range(8)]
+
+
+def by_nibbles(q: Quant) -> bool:
+    return TARGET.name == "avx2" and q.levels is not None and q.bits > 4
+
+
+def pieces_of(q: Quant) -> list[list[Piece]]:
+    return _nibbles(q.bits) if by_nibbles(q) else code_pieces(q.bits)
+
+
 def decode_block(q: Quant):
-    """Function (super-block address, blocks in it, block) -> Tile(U8, 8): vector v = word v of W rows (layout.py), levels
-    already looked up and shifted, as products read them (Dots.stored)."""
+    """Function (super-block address, blocks in it, block) -> Tile(U8, 8): vector v = word v of W rows (layout.py),
+    levels already looked up and shifted, as products read them (Dots.stored)."""
     layout = PanelLayout(q, LANES)
     shifts, size = _shift_reader(q, layout), layout.code_bytes
-    tile = Tile(U8, 8)
+    tile, decoded = Tile(U8, 8), _decode_by_signs if by_nibbles(q) else _decode_pieces
 
     @intrinsic
     def decode(typingctx, p, n, block):
@@ -82,11 +97,7 @@ def decode_block(q: Quant):
             p, n, block = values
             at = b.add(p, b.mul(block, n.type(size)))
             packed = [memory.emit_load(b, b.add(at, n.type(i * 4 * LANES)), U8.ir) for i in range(q.bits)]
-            codes = []
-            for pieces in code_pieces(q.bits):
-                parts = [_moved(b, packed[x.vector], x.at - x.low, x.mask << x.low) for x in pieces]
-                codes.append(functools.reduce(b.or_, parts))
-            codes = [_for_products(b, q, c) for c in codes]
+            codes = decoded(b, q, packed)
             if q.shift:
                 added = shifts(b, p, n, block)
                 codes = [b.add(c, added[v * len(added) // 8]) for v, c in enumerate(codes)]
@@ -100,16 +111,35 @@ def decode_block(q: Quant):
     return decode
 
 
-def _for_products(b, q, codes):
-    """Levels of a vector of codes, as products read them: a shift may be added to them."""
-    dots = Dots(q.top)
+def _decode_pieces(b, q, packed: list) -> list:
+    """Levels of the 8 vectors, as products read them: a shift may be added to them."""
+    codes = []
+    for pieces in code_pieces(q.bits):
+        parts = [_moved(b, packed[x.vector], x.at - x.low, x.mask << x.low) for x in pieces]
+        codes.append(functools.reduce(b.or_, parts))
     if q.levels is None:
-        return dots.stored(b, codes)
-    table = Vec("u8", ops.table_size(q.levels))
-    levels = [x ^ 128 if dots.centred else x for x in q.levels] + [0] * (table.lanes - len(q.levels))
-    values = constant(table, levels)
+        return [Dots(q.top).stored(b, c) for c in codes]
+    values = _level_table(q)
+    table = Vec("u8", values.type.count)
     values = held(b, values) if table.lanes == 16 else values  # larger ones are several registers
-    return ops.lookup.op.pick(table, U8)(b, signature(U8, table, U8), values, codes)
+    look = ops.lookup.op.pick(table, U8)
+    return [look(b, signature(U8, table, U8), values, c) for c in codes]
+
+
+def _decode_by_signs(b, q, packed: list) -> list:
+    """The same where codes lie as _nibbles says: their higher bits are moved to where byte shuffles are joined."""
+    out = []
+    for c in range(8):
+        signs = [shifted_up(b, packed[i], 7 - c) for i in range(q.bits - 1, 3, -1)]
+        out.append(lookup_by_signs(b, _level_table(q), _moved(b, packed[c // 2], c % 2 * 4, 15), signs))
+    return out
+
+
+def _level_table(q: Quant) -> ir.Constant:
+    """Levels as products read them (Dots.stored), filled up with zeros."""
+    table = Vec("u8", ops.table_size(q.levels))
+    levels = [x ^ 128 if Dots(q.top).centred else x for x in q.levels]
+    return constant(table, levels + [0] * (table.lanes - len(levels)))
 
 
 def _shift_reader(q: Quant, layout: PanelLayout):
@@ -394,7 +424,7 @@ def tile_to_codes(q: Quant):
             for i in range(q.bits):
                 parts = [
                     _moved(b, code, x.low - x.at, x.mask << x.at)
-                    for code, pieces in zip(codes, code_pieces(q.bits), strict=True)
+                    for code, pieces in zip(codes, pieces_of(q), strict=True)
                     for x in pieces
                     if x.vector == i
                 ]

@@ -66,25 +66,30 @@ def _(b, sig, acc, x, y):
 _SHUFFLES = {16: "llvm.x86.ssse3.pshuf.b.128", 32: "llvm.x86.avx2.pshuf.b", 64: "llvm.x86.avx512.pshuf.b.512"}
 
 
-def _lookup(b, table, index, first: int, size: int):
-    """Entries first .. first+size of the table by the low bits of the index: byte shuffles (which read 4 bits) of 16
-    entries each, joined by the higher bits, highest last."""
-    n = index.type.count
-    if size == 16:
-        return call(
-            b, _SHUFFLES[n], index.type, shuffle(b, table, table, [*range(first, first + 16)] * (n // 16)), index
-        )
-    low, high = (_lookup(b, table, index, first + i, size // 2) for i in (0, size // 2))
-    w16 = Vec("i16", n // 2)  # the bit that decides moves to the sign of its byte
-    up = b.shl(b.bitcast(index, w16.ir), constant(w16, {32: 3, 64: 2}[size]))
-    chosen = b.icmp_signed("<", b.bitcast(up, index.type), ir.Constant(index.type, None))
-    return b.select(chosen, high, low)
+def lookup_by_signs(b, table, low, signs: list):
+    """Entries of a u8 table of 16 << len(signs) by the low 4 bits of `low` (whose bit 7 is 0) and, highest bit first,
+    by the signs of bytes: byte shuffles of 16 entries each, joined by the signs."""
+    n = low.type.count
+    if not signs:
+        entries = shuffle(b, table, table, [*range(16)] * (n // 16))
+        return call(b, _SHUFFLES[n], low.type, entries, low)
+    half, below = table.type.count // 2, ir.Constant(low.type, None)
+    parts = (shuffle(b, table, table, range(i * half, (i + 1) * half)) for i in (0, 1))
+    unset, is_set = (lookup_by_signs(b, part, low, signs[1:]) for part in parts)
+    return b.select(b.icmp_signed("<", signs[0], below), is_set, unset)
+
+
+def shifted_up(b, v, n: int):
+    """Bytes whose upper 8 - n bits are the lower ones of v."""
+    w16 = Vec("i16", v.type.count // 2)
+    return b.bitcast(b.shl(b.bitcast(v, w16.ir), constant(w16, n)), v.type) if n else v
 
 
 @ops.lookup.op.native("avx2", when=lambda t, i: i.lanes in (16, 32))
 @ops.lookup.op.native("avx512bw", when=lambda t, i: i.lanes == 64)
 def _(b, sig, table, index):
-    return _lookup(b, table, index, 0, sig.args[0].lanes)
+    above = {16: (), 32: (3,), 64: (2, 3)}[sig.args[0].lanes]
+    return lookup_by_signs(b, table, index, [shifted_up(b, index, n) for n in above])
 
 
 @ops.lookup.op.native("avx512vbmi", when=lambda t, i: t.lanes in (32, 64) and i.lanes == 64)
