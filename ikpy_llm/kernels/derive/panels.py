@@ -148,6 +148,13 @@ def _shift_reader(q: Quant, layout: PanelLayout):
     embedded, code_bytes, subs, delta = not q.shift_words, layout.code_bytes, layout.subs, 0x01010101 * q.shift
     word, shared = ir.VectorType(ir.IntType(8 if embedded else 16), LANES), TARGET.pairs16 and layout.subs == 2
 
+    def read_pairs(b, p, n, block):
+        at = b.add(b.add(p, b.mul(n, n.type(code_bytes))), b.mul(block, n.type(2 * LANES)))
+        v, w = (memory.emit_load(b, x, word) for x in (at, b.add(at, n.type(LANES))))
+        both = b.sext(shuffle(b, v, w, [i % 2 * LANES + i // 2 for i in range(2 * LANES)]), I16V.ir)
+        mask = b.ashr(b.shl(both, constant(I16V, 15)), constant(I16V, 15))
+        return [b.bitcast(b.and_(mask, constant(I16V, 0x0101 * q.shift)), U8.ir)]
+
     def read(b, p, n, block):
         first = b.mul(block, n.type(subs))
         if embedded:
@@ -163,7 +170,7 @@ def _shift_reader(q: Quant, layout: PanelLayout):
             out.append(b.and_(mask, constant(I32V, columns)))
         return [b.bitcast(x, U8.ir) for x in ([b.or_(*out)] if shared else out)]
 
-    return read
+    return read_pairs if shared and embedded else read
 
 
 def scale_reader(q: Quant):
