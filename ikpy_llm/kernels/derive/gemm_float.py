@@ -91,7 +91,7 @@ def _run(fetches: bool):
 
 
 def _ahead(q, rows_layout: bool):
-    """As gemm.weights_ahead."""
+    """As gemm_quant._ahead."""
     if rows_layout:
 
         @inline

@@ -30,8 +30,10 @@ from ..simd.ops import (
 )
 from .layout import SLICE, ActsLayout, PanelLayout, chunk, flavour, scaled_as_integers
 from .output import column_writer
-from .panels import decode_block, int_scale_reader, min_reader, scale_reader
-from .tileops import block_sum, dot_vectors, panel_of, start_values, tile_of_one, tile_of_two, tile_splat_pair
+from .panel_scales import int_scale_reader, min_reader, scale_reader
+from .panels import decode_block
+from .short_dots import block_sum
+from .tileops import dot_vectors, panel_of, start_values, tile_of_one, tile_of_two, tile_splat_pair
 
 # super-blocks (of about 2 KB) to ask for ahead; Zen 5, 2 threads, best of 5: 4 reach 0.95 of read bandwidth, 1 0.7
 AHEAD = 4
