@@ -2,8 +2,9 @@
 
 python benchmarks/attention.py [--types f16,q8_0,q8_0/q4_0] [--shapes smollm2] [--depths 2048,8192] [--threads 2]
 
-Generation: one token in as many layers as exceed the last-level cache; share of read bandwidth. Prompts (--prompt N):
-N tokens after the depth; GMAC/s of scores and outputs, share of the rate of s8 dot products.
+Generation: one token in as many layers as exceed the last-level cache. Prompts (--prompt N): N tokens after the depth.
+Shares of what the machine could do, measured beside each line: of read bandwidth; of the rates of the products that
+scores and sums over values are made of (derive/roof.py); and of the one that binds.
 """
 
 from __future__ import annotations
@@ -18,7 +19,13 @@ import report
 from ikpy_llm.kernels import attention_layout, jit
 from ikpy_llm.kernels.derive import bench, roof
 
-SHAPES = {"smollm2": (9, 3, 64), "qwen05b": (14, 2, 64), "qwen15b": (12, 2, 128), "8b": (32, 8, 128)}
+SHAPES = {
+    "smollm2": (9, 3, 64),
+    "qwen05b": (14, 2, 64),
+    "qwen15b": (12, 2, 128),
+    "8b": (32, 8, 128),
+    "gemma3": (4, 1, 256),
+}
 STREAMED = 160 << 20  # bytes of cache that one run of the generation reads at least
 
 
@@ -39,12 +46,21 @@ def main() -> None:
             for depth in map(int, a.depths.split(",")):
                 rows.append(measure(k, v, shape, depth, a.prompt, a.threads, a.seconds))
                 r = rows[-1]
-                rate = f"{r['gmacs']:7.1f} GMAC/s" if a.prompt else f"{r['gbps']:6.2f} GB/s"
                 print(
-                    f"{types:12} {shape:8} {depth:6} {r['seconds'] * 1e6:9.1f} us {rate} {r['share']:6.1%}", flush=True
+                    f"{types:12} {shape:8} {depth:6} {r['seconds'] * 1e6:9.1f} us {r['gbps']:6.2f} GB/s"
+                    f" {r['gmacs']:6.1f} GMAC/s; share of bytes {r['share_bytes']:.0%}, products"
+                    f" {r['share_products']:.0%}, what binds {r['share']:.0%}",
+                    flush=True,
                 )
     if a.name:
         report.write(a.name, {"threads": a.threads, "rows": rows})
+
+
+def roofs(k: str, v: str, threads: int) -> dict[str, float]:
+    """Read bandwidth, and multiply-adds of scores and of sums over values, 1e9 a second."""
+    keys, values = roof.attention_classes(k, v)
+    found = roof.measure(threads, 0.1, keys, [values])
+    return {"gbps": found["gbps"], "keys": found["gmacs"], "values": found[roof.rate_name(values)]}
 
 
 def measure(k: str, v: str, shape: str, depth: int, prompt: int, threads: int, seconds: float) -> dict:
@@ -69,15 +85,16 @@ def measure(k: str, v: str, shape: str, depth: int, prompt: int, threads: int, s
         held.append(words)
         layers.append(jit.pack_words(words))
     addresses = [ctypes.addressof(words) for words in layers]
-    before = roof.measure(threads, 0.2)
+    before = roofs(k, v, threads)
     taken = bench.median_run(fn, addresses, threads, seconds) / len(addresses)  # layers share nothing
-    after = roof.measure(threads, 0.2)
+    after = roofs(k, v, threads)
     top = {key: (before[key] + after[key]) / 2 for key in after}
-    read = sum(sizes) * (depth + n) / n_cells
-    gbps, gmacs = read / taken / 1e9, n_head * n * (depth + (n + 1) / 2) * 2 * dim / taken / 1e9
-    share = gmacs / top["gmacs"] if prompt else gbps / top["gbps"]
-    row = {"k": k, "v": v, "shape": shape, "depth": depth, "prompt": prompt, "seconds": taken}
-    return row | {"gbps": gbps, "gmacs": gmacs, "share": share, "roof": top}
+    read, macs = sum(sizes) * (depth + n) / n_cells / 1e9, n_head * n * (depth + (n + 1) / 2) * dim / 1e9  # of each
+    bytes_bound, products_bound = read / top["gbps"], macs / top["keys"] + macs / top["values"]
+    row = {"k": k, "v": v, "shape": shape, "depth": depth, "prompt": prompt, "seconds": taken, "roof": top}
+    row |= {"gbps": read / taken, "gmacs": 2 * macs / taken}
+    row |= {"share_bytes": bytes_bound / taken, "share_products": products_bound / taken}
+    return row | {"share": max(bytes_bound, products_bound) / taken}
 
 
 def given(**words) -> dict:

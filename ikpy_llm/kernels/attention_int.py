@@ -2,29 +2,36 @@
 
 q is rounded to s8 with a float scale per 32 columns, and multiplied with the codes of a block; a score is the sum over
 tiles of 32 columns, in order, of sum * scale of q * scale of the position (+ minimum * sum of q). A block of positions
-is decoded once for all rows that share it; 8-bit codes are read where they lie. Values: attention_values.py.
+is decoded once for all rows that share it; codes of 8 bits, and of 4 where queries are spread, are read where they
+lie. Values: attention_values.py.
 
 AVX2 without a dot-product instruction adds pairs of products in 16 bits. For 8-bit keys (codes up to 255) the sums of
-neighbours in queries are bounded to 128 there.
+neighbours in queries are bounded to 128 there; and queries are spread over vectors, which its multiplications take from
+memory: 3 instructions for 32 products, 2 with codes below 16.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numba import types
+from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
 from .attention_layout import BLOCK
 from .derive.layout import MAGIC, MAGIC_BITS
-from .derive.tileops import fma_splat_panels, panel_of, scaled_dots
-from .kv_decode import emit_codes, scales_reader
+from .derive.tileops import fma_splat_panels, panel_of, plain_index, scaled_dots
+from .kv_decode import emit_code, emit_codes, scales_reader
 from .kv_store import SIZE
 from .kv_types import COLUMNS, KVType
 from .simd import (
     F32,
+    I8V,
+    I16V,
     I32V,
     LANES,
     TARGET,
+    U8,
+    Tile,
     Vec,
     absolute,
     cast,
@@ -39,18 +46,21 @@ from .simd import (
     reduce_add,
     reduce_max,
     rint,
+    splat,
     store,
-    store_f32,
     store_i32,
     tile_store,
     tile_zeros,
     zeros,
 )
-from .simd.core import op, shuffle
-from .simd.memory import emit_store
+from .simd.core import assembly, call, constant, held, op, shuffle
+from .simd.dots import Dots
+from .simd.memory import emit_load, emit_store
 
-PANELS = 1 if TARGET.pairs16 else 2  # panels of keys side by side, whose sums of a full tile fit the registers
+SPREAD = TARGET.pairs16  # numbers of queries fill vectors
+PANELS = 1 if SPREAD else 2  # panels of keys side by side, whose sums of a full tile fit the registers
 VECTOR = LANES * 4  # bytes
+NUMBER = VECTOR if SPREAD else 4  # bytes of four codes, or of a float, of a query
 I8L = Vec("i8", LANES)
 ZERO = np.float32(0)
 TINY = np.float32(1e-30)  # queries below count as zeros
@@ -68,9 +78,9 @@ def neighbours(b, sig, v):
 
 def query_bytes(n_rows: int, k_dim: int) -> int:
     """Bytes of the rounded rows of a tile: s8[k_dim / 4][n_rows][4], then for each 32 columns and row i32 start of
-    sums, f32 scale, f32 -MAGIC * scale, f32 sum (derive/layout.py).
+    sums, f32 scale, f32 -MAGIC * scale, f32 sum (derive/layout.py); where SPREAD all of them repeated.
     """
-    return n_rows * (k_dim + 16 * (k_dim // COLUMNS))
+    return n_rows * NUMBER * (k_dim // 4 + 4 * (k_dim // COLUMNS))
 
 
 def _bounds_pairs(top: int) -> bool:
@@ -81,8 +91,15 @@ def _bounds_pairs(top: int) -> bool:
 def query_writer(kv: KVType, n_rows: int, k_dim: int):
     """Function (queries, n_used, target): f32 rows, k_dim apart, as above."""
     groups, zero, bounded = k_dim // COLUMNS, kv.zero, _bounds_pairs(kv.top)
-    at_starts, row_step, part = n_rows * k_dim, k_dim * 4, 4 * n_rows * groups
+    at_starts, row_step, part = n_rows * k_dim // 4 * NUMBER, k_dim * 4, NUMBER * n_rows * groups
     spare_of, minus_magic = ops.stack(COLUMNS), np.float32(-MAGIC)
+
+    @inline
+    def put(at, bits):
+        if SPREAD:
+            store(at, splat(I32V, bits))
+        else:
+            store_i32(at, bits)
 
     def write(queries, n_used, target):
         spare = spare_of()
@@ -105,12 +122,12 @@ def query_writer(kv: KVType, n_rows: int, k_dim: int):
                     store(spare + d, cast(I8L, q))
                     total = total + q
                 for j in range(8):
-                    store_i32(target + ((g * 8 + j) * n_rows + row) * 4, load_i32(spare + 4 * j))
-                at, s = target + at_starts + 4 * (g * n_rows + row), reduce_add(total)
-                store_i32(at, MAGIC_BITS - zero * s)
-                store_f32(at + part, scale)
-                store_f32(at + 2 * part, scale * minus_magic)
-                store_f32(at + 3 * part, np.float32(s) * scale)
+                    put(target + ((g * 8 + j) * n_rows + row) * NUMBER, load_i32(spare + 4 * j))
+                at, s = target + at_starts + NUMBER * (g * n_rows + row), reduce_add(total)
+                put(at, MAGIC_BITS - zero * s)
+                put(at + part, f32_bits(scale))
+                put(at + 2 * part, f32_bits(scale * minus_magic))
+                put(at + 3 * part, f32_bits(np.float32(s) * scale))
 
     return inline(write)
 
@@ -137,18 +154,23 @@ def keys_bytes(k_dim: int) -> int:
     return BLOCK * (k_dim // COLUMNS) * (8 + COLUMNS)
 
 
+def _in_place(kv: KVType) -> bool:
+    """Whether the products take codes from the cache."""
+    return kv.bits == 8 or (kv.bits == 4 and SPREAD)
+
+
 def _keys_strides(kv: KVType, k_dim: int) -> tuple[int, int]:
     """Bytes of a panel and of a tile of keys where their codes are read."""
-    if kv.bits == 8:
+    if _in_place(kv):
         return LANES * kv.row_bytes(k_dim), LANES * kv.tile_row
     return keys_bytes(k_dim) * LANES // BLOCK, 8 * SIZE
 
 
 def keys_reader(kv: KVType, k_dim: int):
-    """Function (cache, target, ahead): a block of keys as above; of 8-bit types the codes stay where they are."""
+    """Function (cache, target, ahead): a block of keys as above."""
     read_scales, write_codes = scales_reader(kv, k_dim), _codes_writer(kv)
     panel_bytes, tile_bytes = LANES * kv.row_bytes(k_dim), LANES * kv.tile_row
-    groups, packed, (step, tile_step) = k_dim // COLUMNS, kv.bits < 8, _keys_strides(kv, k_dim)
+    groups, packed, (step, tile_step) = k_dim // COLUMNS, not _in_place(kv), _keys_strides(kv, k_dim)
     at_codes = groups * 2 * VECTOR
 
     def read(cache, target, ahead):
@@ -165,18 +187,86 @@ def keys_reader(kv: KVType, k_dim: int):
     return inline(read)
 
 
+def added(b, name: str, x, y):
+    """x + y by this instruction, in the order emitted: sums that LLVM orders need more registers than there are."""
+    if TARGET.emulated:
+        return b.add(x, y)
+    return assembly(b, x.type, f"{name} $1, $2, $0", "=x,x,x", y, x, ordered=True)
+
+
+def _spread_dots(kv: KVType, n: int, top: int):
+    """tileops.scaled_dots of a panel and n rows for queries that are spread."""
+    dots, tile, one, widened = Dots(top), Tile(F32, n), signature(F32, F32, F32, F32), Dots(255).scaled
+    fma, order = ops.fma.op.body, range(8)
+    if kv.bits == 4:
+        order = 0, 4, 1, 5, 2, 6, 3, 7  # two of each plane
+
+    @intrinsic
+    def apply(typingctx, acc, weights, stride, start, codes, scales, offset, row_scales):
+        def codegen(ctx, b, sig, values):
+            acc, weights, _, start, codes, scales, offset, row_scales = values
+            sums = [emit_load(b, _at(b, start, VECTOR * c), I32V.ir) for c in range(n)]
+            ones = held(b, constant(I16V, 1))
+            for first in range(0, 8, dots.length):
+                partial = [None] * n
+                for v in order[first : first + dots.length]:
+                    if kv.bits == 4:
+                        w = emit_code(b, kv, weights, v, 0)
+                    else:
+                        w = emit_load(b, _at(b, weights, v * SIZE), U8.ir)
+                    for c in range(n):
+                        x = emit_load(b, _at(b, codes, VECTOR * (v * n + c)), I8V.ir)
+                        x = call(b, "llvm.x86.avx2.pmadd.ub.sw", I16V.ir, w, x)
+                        partial[c] = x if partial[c] is None else added(b, "vpaddw", partial[c], x)
+                        if dots.length == 1:
+                            sums[c] = widened(b, sums[c], x, ones)
+                if dots.length > 1:
+                    sums = [widened(b, x, y, ones) for x, y in zip(sums, partial, strict=True)]
+            row = emit_load(b, row_scales, F32.ir)
+            for c, x in enumerate(sums):
+                at = _at(b, scales, VECTOR * c)
+                d, minus = emit_load(b, at, F32.ir), emit_load(b, b.add(at, offset), F32.ir)
+                x = fma(b, one, b.bitcast(x, F32.ir), d, minus)
+                acc = b.insert_value(acc, fma(b, one, x, row, b.extract_value(acc, c)), c)
+            return acc
+
+        return tile(tile, *[types.int64] * 7), codegen
+
+    return apply
+
+
+def _spread_sums(n: int):
+    """tileops.fma_splat_panels of a panel and n floats that are spread."""
+    tile, one = Tile(F32, n), signature(F32, F32, F32, F32)
+
+    @intrinsic
+    def apply(typingctx, floats, at, stride, acc):
+        def codegen(ctx, b, sig, values):
+            floats, at, _, acc = values
+            v = emit_load(b, at, F32.ir)
+            for c in range(n):
+                x = emit_load(b, _at(b, floats, VECTOR * c), F32.ir)
+                acc = b.insert_value(acc, ops.fma.op.body(b, one, x, v, b.extract_value(acc, c)), c)
+            return acc
+
+        return tile(types.int64, types.int64, types.int64, tile), codegen
+
+    return apply
+
+
 def scorer(kv: KVType, n_rows: int, k_dim: int, n_panels: int):
     """Function (queries, cache, block, first, scores, ahead): scores f32 [n_rows][n_panels][W] of the panels from
     `first` on of the block that keys_reader left at `block`; cache: where it came from. What is needed next lies
     `ahead` bytes on.
     """
     tile_bytes, panel_bytes = LANES * kv.tile_row, LANES * kv.row_bytes(k_dim)
-    groups, packed, mins = k_dim // COLUMNS, kv.bits < 8, kv.mins
+    groups, packed, mins = k_dim // COLUMNS, not _in_place(kv), kv.mins
     step, tile_step = _keys_strides(kv, k_dim)
-    at_codes, at_starts, part = groups * 2 * VECTOR, n_rows * k_dim, 4 * n_rows * groups
+    at_codes, at_starts, part = groups * 2 * VECTOR, n_rows * k_dim // 4 * NUMBER, NUMBER * n_rows * groups
     side, top = min(PANELS, n_panels), 127 if _bounds_pairs(kv.top) else kv.top
     n = n_rows * side
-    dots, summed = scaled_dots(side, n_rows, 8, top, kv.zero), fma_splat_panels(side, n_rows)
+    dots = _spread_dots(kv, n_rows, top) if SPREAD else scaled_dots(side, n_rows, 8, top, kv.zero)
+    summed, row_part = _spread_sums(n_rows) if SPREAD else fma_splat_panels(side, n_rows), NUMBER * n_rows
     panels_of = [panel_of(side, n_rows, p) for p in range(side)]
     first_of, last_of = panels_of[0], panels_of[-1]
 
@@ -187,11 +277,13 @@ def scorer(kv: KVType, n_rows: int, k_dim: int, n_panels: int):
             codes = scales + at_codes if packed else cache + (first + p) * step
             total = tile_zeros(F32, n)
             for g in range(groups):
-                at, near = queries + at_starts + 4 * n_rows * g, scales + g * 2 * VECTOR
-                here, later = queries + g * n_rows * COLUMNS, cache + (first + p) * panel_bytes + ahead + g * tile_bytes
+                at, near = queries + at_starts + row_part * g, scales + g * 2 * VECTOR
+                here, later = queries + g * 8 * row_part, cache + (first + p) * panel_bytes + ahead + g * tile_bytes
+                here_codes = plain_index(codes + g * tile_step)
+                at, later, near = plain_index(at), plain_index(later), plain_index(near)
                 for i in range(0, side * tile_bytes, 64):  # in small parts: a core has few reads under way at a time
                     prefetch_l2(later + i)
-                total = dots(total, codes + g * tile_step, step, at, here, at + part, part, near)
+                total = dots(total, here_codes, step, at, here, at + part, part, near)
                 if mins:
                     total = summed(at + 3 * part, near + VECTOR, step, total)
             tile_store(scores + p * VECTOR, n_panels * VECTOR, first_of(total))

@@ -7,7 +7,8 @@ nothing of the weights beside one that is far above them, as the first token's o
 is at most 64 * 2^-16 of the largest weight times the largest value.
 
 The largest scale is that of the block where a row sees all of it, else of the positions the row sees. A block of
-positions is decoded once for all rows that share it; 8-bit codes are read where they lie. Keys: attention_int.py.
+positions is decoded once for all rows that share it; codes of 8 bits, and some of 4, are read where they lie. Keys:
+attention_int.py.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numba.extending import intrinsic
 
 from .attention_layout import BLOCK, CACHE_LINE
 from .derive.layout import MAGIC
+from .derive.tileops import plain_index
 from .kv_decode import emit_codes, scales_reader
 from .kv_store import PARTS, QUADS, SIZE
 from .kv_types import COLUMNS, KVType
@@ -56,7 +58,8 @@ from .simd import (
     tile_zeros,
     zeros,
 )
-from .simd.core import broadcast, constant, shuffle
+from .simd.core import broadcast, constant, fence, shuffle
+from .simd.dots import Dots
 from .simd.memory import emit_load, emit_offset, emit_store
 
 VECTOR = LANES * 4  # bytes
@@ -67,10 +70,10 @@ SPREAD = 64  # bytes of a number that stands alone
 WORDS = TARGET.pairs16  # weights of values are int16
 SIGNED = TARGET.name == "neon"  # sdot takes only signed bytes
 TOP_BYTE = 127 if SIGNED else 255  # the largest weight as a byte
-LOW = np.float32(254 if SIGNED else 255)  # what is left, from -1/2 to 1/2 or from 0 to 1, as a byte
+# what is left, from -1/2 to 1/2 or from 0 to 1, as a byte; with int16 weights, what codes in upper halves count more
+LOW = np.float32(16 if WORDS else 254 if SIGNED else 255)
 WEIGHTS = 2 * BLOCK  # bytes of the rounded weights of a row
 RUN, PARTS_V = 8, 1 if WORDS else 2  # quads of positions in a run of products, vectors of columns side by side
-SHORTS = Vec("u16", 2 * LANES)
 AT_NORM, AT_MINS, AT_TOP = 4 * BLOCK, 8 * BLOCK, 12 * BLOCK
 GROUP_BYTES = 12 * BLOCK + SPREAD
 
@@ -80,15 +83,25 @@ def _at(b, base, offset: int):
 
 
 def values_bytes(v_dim: int) -> int:
-    """Bytes of a decoded block of values: for each 32 columns f32 [position] sizes of scales, the same over the largest
-    of them, minimums plus what middle codes add to them, and that largest; then codes s8 [panel][tile][8][4 W], those
-    less the middle one, unless they are read where they lie.
+    """Bytes of a decoded block of values: for each 32 columns f32 [position] scales (their sizes where weights have no
+    sign), the same over the largest size (_shares), minimums plus what middle codes add to them, and that largest; then
+    codes s8 [panel][tile][8][4 W], those less the middle one, unless they are read where they lie.
     """
     return v_dim // COLUMNS * GROUP_BYTES + BLOCK * v_dim
 
 
 def _middle(kv: KVType) -> int:
     return 1 << kv.bits - 1
+
+
+def _halves(kv: KVType, latent: bool) -> bool:
+    """Whether the products take 4-bit codes, two of which share a byte."""
+    return WORDS and kv.bits == 4 and not kv.levels and not latent
+
+
+def _in_place(kv: KVType, latent: bool) -> bool:
+    """Whether the products take codes from the cache."""
+    return (kv.bits == 8 and not latent) or _halves(kv, latent)
 
 
 def _turned(b, codes: list) -> list:
@@ -106,11 +119,13 @@ def _turned(b, codes: list) -> list:
 
 
 def _signed_writer(kv: KVType, turned: bool):
-    """Function (tile, target): code - zero of a tile of values as s8, with the sign of the position's scale; with
-    minimums (and scales not below 0) code - the middle one. turned: the tile lies as one of keys.
+    """Function (tile, target): code - zero of a tile of values as s8, with the sign of the position's scale where
+    weights have none; with minimums (and scales not below 0) code - the middle one. turned: the tile lies as one of
+    keys.
     """
-    whole = kv.zero == 128  # levels, and 8-bit codes of keys
-    zero, at_scales, signed = 0 if whole else kv.zero, kv.bits * SIZE, kv.bits == 8
+    whole, mins = kv.zero == 128, kv.mins  # levels, and 8-bit codes of keys
+    zero, at_scales = _middle(kv) if mins else 0 if whole else kv.zero, kv.bits * SIZE
+    flips_signs = not (WORDS or mins or kv.bits == 8)
     short, byte, words = Vec("i16", LANES), Vec("i8", LANES), Vec("i32", QUADS)
 
     def patterns(b, x):
@@ -124,15 +139,15 @@ def _signed_writer(kv: KVType, turned: bool):
         def codegen(ctx, b, sig, args):
             codes = emit_codes(b, kv, args[0], 128 if whole else 0)
             codes = _turned(b, codes) if turned else codes
-            if kv.mins:
-                codes = [b.sub(x, constant(U8, _middle(kv))) for x in codes]
-            elif not signed:
+            if flips_signs:
                 scales = emit_load(b, _at(b, args[0], at_scales), short.ir)
                 below = b.trunc(b.ashr(scales, constant(short, 15)), byte.ir)
                 flips = patterns(b, below)
                 offsets = patterns(b, b.sub(b.and_(below, constant(byte, 2 * zero + 1)), constant(byte, zero)))
                 for v, x in enumerate(codes):  # -(x - zero) = ~x + zero + 1
                     codes[v] = b.add(b.xor(x, flips[v % QUADS]), offsets[v % QUADS])
+            elif zero:
+                codes = [b.sub(x, constant(U8, zero)) for x in codes]
             for v, x in enumerate(codes):
                 emit_store(b, x, _at(b, args[1], v * SIZE))
             return ctx.get_dummy_value()
@@ -142,13 +157,30 @@ def _signed_writer(kv: KVType, turned: bool):
     return write
 
 
+@intrinsic
+def _low_words(typingctx, x, y):
+    """The low halves of the lanes of two vectors: of each 16 bytes 4 of the one, then 4 of the other (vpackusdw)."""
+    order = [2 * (lane + i) + part for lane in range(0, LANES, 4) for part in (0, 2 * LANES) for i in range(4)]
+
+    def codegen(ctx, b, sig, values):
+        return shuffle(b, *(b.bitcast(v, I16V.ir) for v in values), order)
+
+    return I16V(U32V, U32V), codegen
+
+
 @inline
-def _over_largest(scales, norm):
-    """f32 [position] over the largest of them, which is returned."""
+def _largest(scales):
+    """Largest size of a block's f32."""
     most = zeros(F32)
     for i in range(0, 4 * BLOCK, VECTOR):
-        most = maximum(load(F32, scales + i), most)
-    top = reduce_max(most)
+        most = maximum(absolute(load(F32, scales + i)), most)
+    return reduce_max(most)
+
+
+@inline
+def _shares(scales, norm):
+    """f32 [position] over the largest size of them, which is returned."""
+    top = _largest(scales)
     up = np.float32(1) / top if top > TINY else ZERO
     for i in range(0, 4 * BLOCK, VECTOR):
         store(norm + i, load(F32, scales + i) * up)
@@ -162,7 +194,7 @@ def values_reader(kv: KVType, v_dim: int, latent: int = 0):
     columns = latent or v_dim
     read_scales, write_codes = scales_reader(kv, columns), _signed_writer(kv, latent > 0)
     panel_bytes, tile_bytes, groups = LANES * kv.row_bytes(columns), LANES * kv.tile_row, v_dim // COLUMNS
-    at_codes, packed = groups * GROUP_BYTES, kv.bits < 8 or latent > 0
+    at_codes, packed = groups * GROUP_BYTES, not _in_place(kv, latent > 0)
     mins, middle = kv.mins, np.float32(_middle(kv))
 
     def read(cache, target, ahead):
@@ -176,12 +208,13 @@ def values_reader(kv: KVType, v_dim: int, latent: int = 0):
                 read_scales(panel, g, at, at + AT_MINS)
                 if mins:
                     store(at + AT_MINS, fma(load(F32, at), splat(F32, middle), load(F32, at + AT_MINS)))
-                store(at, absolute(load(F32, at)))
+                if not WORDS:
+                    store(at, absolute(load(F32, at)))
                 if packed:
                     write_codes(panel + g * tile_bytes, target + at_codes + (p * groups + g) * 8 * SIZE)
         for g in range(groups):
             at = target + g * GROUP_BYTES
-            store_f32(at + AT_TOP, _over_largest(at, at + AT_NORM))
+            store_f32(at + AT_TOP, _shares(at, at + AT_NORM))
 
     return inline(read)
 
@@ -201,9 +234,9 @@ def _byte_products(n_rows: int):
     dot, one = (ops.dot4_small if TOP_BYTE < 128 else ops.dot4).op.pick(*args), signature(I32V, *args)
 
     @intrinsic
-    def apply(typingctx, acc, codes, stride, weights):
+    def apply(typingctx, acc, codes, stride, weights, masks):
         def codegen(ctx, b, sig, args):
-            acc, codes, stride, weights = args
+            acc, codes, stride, weights, _ = args
             out = [b.extract_value(acc, i) for i in range(tile.n)]
             for quad in range(RUN):
                 at = emit_offset(b, codes, stride, quad // QUADS)
@@ -216,39 +249,48 @@ def _byte_products(n_rows: int):
                         out[k] = dot(b, one, out[k], w, v[j])
             return _pack(b, tile, out)
 
-        return tile(tile, types.int64, types.int64, types.int64), codegen
+        return tile(tile, *[types.int64] * 4), codegen
 
     return apply
 
 
-def _word_products(n_rows: int):
-    """As _byte_products for weights int16 [n_rows][BLOCK]; acc [n_rows][2] holds W / 2 columns of two pairs each."""
-    tile, one, half = Tile(I32V, n_rows * 2), signature(I32V, I32V, I16V, I16V), Vec("i8", 2 * LANES)
-    dot, quads, long = ops.dot2.op.pick(I32V, I16V, I16V), Vec("i64", LANES // 2), ir.IntType(64)
+def _word_products(n_rows: int, middle: int):
+    """As _byte_products for weights int16 as _round_words leaves them; acc [n_rows][2] holds W / 2 columns of two pairs
+    each. middle, if not 0: codes of 4 bits are bytes & i16[2 W] at `masks`, less i16[2 W] behind it.
+    """
+    tile, half, quads, long = Tile(I32V, n_rows * 2), Vec("u8", 2 * LANES), Vec("i64", LANES // 2), ir.IntType(64)
+    add = Dots(255).scaled  # in this order: of 6 rows 12 sums, two vectors of codes, weights and products fit
 
     @intrinsic
-    def apply(typingctx, acc, codes, stride, weights):
+    def apply(typingctx, acc, codes, stride, weights, masks):
         def codegen(ctx, b, sig, args):
-            acc, codes, stride, weights = args
+            acc, codes, stride, weights, masks = args
             out = [b.extract_value(acc, i) for i in range(tile.n)]
             for quad in range(RUN):
                 at = _at(b, emit_offset(b, codes, stride, quad // QUADS), quad % QUADS * SIZE)
-                v = [b.sext(emit_load(b, _at(b, at, h * half.lanes), half.ir), I16V.ir) for h in range(2)]
+                v = [emit_load(b, _at(b, at, h * half.lanes), half.ir) for h in range(2)]
+                if middle:
+                    fence(b)  # the numbers at `masks` are operands in memory, not registers that are missing
+                    mask, less = (emit_load(b, _at(b, masks, i * VECTOR), I16V.ir) for i in range(2))
+                    v = [b.sub(b.and_(b.zext(x, I16V.ir), mask), less) for x in v]
+                else:
+                    v = [b.sext(x, I16V.ir) for x in v]
                 for row in range(n_rows):
-                    word = emit_load(b, _at(b, weights, row * WEIGHTS + 8 * quad), long)
+                    place = quad & ~3 | (quad & 1) << 1 | (quad & 2) >> 1
+                    word = emit_load(b, _at(b, weights, row * WEIGHTS + 8 * place), long)
                     w = b.bitcast(broadcast(b, word, quads), I16V.ir)
                     for h in range(2):
-                        out[2 * row + h] = dot(b, one, out[2 * row + h], w, v[h])
+                        out[2 * row + h] = add(b, out[2 * row + h], v[h], w)
             return _pack(b, tile, out)
 
-        return tile(tile, types.int64, types.int64, types.int64), codegen
+        return tile(tile, *[types.int64] * 4), codegen
 
     return apply
 
 
-def _folder(n_rows: int, paired: bool):
-    """Function (acc, sums, row step, factors): sums[row] += acc[row] * factors[row][0] + factors[row][1]; paired: a
-    vector of sums is that of neighbours of two.
+def _folder(n_rows: int, paired: bool, mins: bool):
+    """Function (acc, sums, row step, factors): sums[row] += acc[row] * factors[row], plus factors[n_rows + row] with
+    `mins`; paired: a vector of sums is that of neighbours of two.
     """
     n = 2 if paired else PARTS_V
     tile, one = Tile(I32V, n_rows * n), signature(F32, F32, F32, F32)
@@ -262,11 +304,12 @@ def _folder(n_rows: int, paired: bool):
                 if paired:
                     each = [b.add(*(shuffle(b, *each, range(k, 2 * LANES, 2)) for k in range(2)))]
                 factor, minimum = (
-                    broadcast(b, emit_load(b, _at(b, factors, 8 * i + 4 * k), F32.ir.element), F32) for k in range(2)
+                    broadcast(b, emit_load(b, _at(b, factors, 4 * at), F32.ir.element), F32) for at in (i, n_rows + i)
                 )
                 for j, x in enumerate(each):
                     at = _at(b, row, j * VECTOR)
-                    old = b.fadd(emit_load(b, at, F32.ir), minimum)
+                    old = emit_load(b, at, F32.ir)
+                    old = b.fadd(old, minimum) if mins else old
                     emit_store(b, ops.fma.op.body(b, one, b.sitofp(x, F32.ir), factor, old), at)
             return ctx.get_dummy_value()
 
@@ -297,11 +340,11 @@ def _rest(w, d):
 
 @inline
 def _round_words(scaled, norm, out):
-    """weight * scale as int16."""
+    """weight * scale as int16, in the order of _low_words."""
     for i in range(0, BLOCK, 2 * LANES):
         w, d = scaled + 4 * i, norm + 4 * i
         x, y = bits(U32V, _shifted(w, d)), bits(U32V, _shifted(w + VECTOR, d + VECTOR))
-        store(out + 2 * i, cast(SHORTS, join(x & 65535, y & 65535)))
+        store(out + 2 * i, _low_words(x, y))
 
 
 @inline
@@ -325,8 +368,10 @@ def weigher(kv: KVType, n_rows: int, v_dim: int, wide: int, latent: bool = False
     last position in the block) of each row. weights and sums as attention_tile.py lays them out, `wide` vectors side by
     side. What is needed next lies `ahead` bytes on. latent: values_reader turned them.
     """
-    groups, mins, packed = v_dim // COLUMNS, kv.mins, kv.bits < 8 or latent
-    products, fold = (_word_products if WORDS else _byte_products)(n_rows), _folder(n_rows, WORDS)
+    groups, mins, packed = v_dim // COLUMNS, kv.mins, not _in_place(kv, latent)
+    halves = _halves(kv, latent)
+    products = _word_products(n_rows, _middle(kv) if halves else 0) if WORDS else _byte_products(n_rows)
+    fold, fold_low = _folder(n_rows, WORDS, mins), _folder(n_rows, WORDS, False)
     n_vectors, n_runs, n_sums = v_dim // LANES // wide * wide, BLOCK // (4 * RUN), n_rows * (2 if WORDS else PARTS_V)
     rest_step = (v_dim // LANES - n_vectors) * VECTOR
     near = -(-BLOCK * kv.row_bytes(v_dim) // (CACHE_LINE * n_runs * (v_dim // LANES // PARTS_V)))
@@ -334,21 +379,25 @@ def weigher(kv: KVType, n_rows: int, v_dim: int, wide: int, latent: bool = False
     at_codes, step, tile_step = groups * GROUP_BYTES, LANES * kv.row_bytes(v_dim), LANES * kv.tile_row
     if packed:
         step, tile_step = groups * 8 * SIZE, 8 * SIZE
+    masks_of, middle = ops.stack(4 * VECTOR), _middle(kv)
     scaled_of, shares_of, rounded_of = ops.stack(4 * BLOCK * n_rows), ops.stack(4 * n_rows), ops.stack(WEIGHTS * n_rows)
     factors_of, low_of, own_of = ops.stack(8 * n_rows), ops.stack(8 * n_rows), ops.stack(GROUP_BYTES)
     round_row, top_weight = _round_words if WORDS else _round_bytes, np.float32(32767 if WORDS else TOP_BYTE)
+
+    @inline
+    def weight(weights, row, i):
+        return load(F32, weights + (i // wide * n_rows * wide + row * wide + i % wide) * VECTOR)
 
     @inline
     def scale_row(weights, row, scaled):
         """Weights of a row so that the largest is `top_weight`. Returns what 1 of them stands for."""
         top = zeros(F32)
         for i in range(BLOCK // LANES):
-            top = maximum(load(F32, weights + (i // wide * n_rows * wide + row * wide + i % wide) * VECTOR), top)
+            top = maximum(weight(weights, row, i), top)
         largest = reduce_max(top)
         up = top_weight / largest if largest > TINY else ZERO
         for i in range(BLOCK // LANES):
-            w = load(F32, weights + (i // wide * n_rows * wide + row * wide + i % wide) * VECTOR)
-            store(scaled + i * VECTOR, w * up)
+            store(scaled + i * VECTOR, weight(weights, row, i) * up)
         return largest / top_weight
 
     @inline
@@ -361,28 +410,31 @@ def weigher(kv: KVType, n_rows: int, v_dim: int, wide: int, latent: bool = False
             if mins:
                 m = select(positions >= first, load(F32, block + AT_MINS + at), zeros(F32))
                 store(own + AT_MINS + at, select(positions <= last, m, zeros(F32)))
-        store_f32(own + AT_TOP, _over_largest(own, own + AT_NORM))
+        store_f32(own + AT_TOP, _shares(own, own + AT_NORM))
 
     @inline
-    def minimums(scaled, source, share):
+    def minimums(weights, row, source):
         """Sum of weight * minimum."""
         total = zeros(F32)
-        for i in range(0, 4 * BLOCK, VECTOR):
-            total = fma(load(F32, scaled + i), load(F32, source + AT_MINS + i), total)
-        return reduce_add(total) * share
+        for i in range(BLOCK // LANES):
+            total = fma(weight(weights, row, i), load(F32, source + AT_MINS + i * VECTOR), total)
+        return reduce_add(total)
 
     @inline
-    def add(codes, rounded, factors, n, sums, row_step, later):
-        acc = tile_zeros(I32V, n_sums)
+    def add(codes, rounded, n, masks, later):
+        acc, codes, later = tile_zeros(I32V, n_sums), plain_index(codes), plain_index(later)
         for q in range((n + 4 * RUN - 1) // (4 * RUN)):
             for i in range(near):  # in small parts: a core has few reads under way at a time
                 prefetch_l2(later + (q * near + i) * CACHE_LINE)
-            acc = products(acc, codes + q * (RUN // QUADS) * step, step, rounded + q * (8 if WORDS else 4) * RUN)
-        fold(acc, sums, row_step, factors)
+            acc = products(acc, codes + q * (RUN // QUADS) * step, step, rounded + q * (8 if WORDS else 4) * RUN, masks)
+        return acc
 
     def weigh(weights, n_used, cache, block, n, seen, sums, rest, ahead):
         scaled, shares, rounded = scaled_of(), shares_of(), rounded_of()
-        factors, low_factors, own = factors_of(), low_of(), own_of()
+        factors, low_factors, own, masks = factors_of(), low_of(), own_of(), masks_of()
+        for i in range(2):
+            store(masks + 2 * VECTOR * i, splat(I16V, 15 << 4 * i))
+            store(masks + 2 * VECTOR * i + VECTOR, splat(I16V, middle << 4 * i))
         for row in range(n_used):
             store_f32(shares + 4 * row, scale_row(weights, row, scaled + row * 4 * BLOCK))
         for g in range(groups):
@@ -391,22 +443,30 @@ def weigher(kv: KVType, n_rows: int, v_dim: int, wide: int, latent: bool = False
                 if seen != 0:
                     own_scales(source, own, load_i32(seen + 8 * row), load_i32(seen + 8 * row + 4))
                     source = own
+                source = plain_index(source)
                 round_row(w, source + AT_NORM, rounded + row * WEIGHTS)
                 factor = load_f32(source + AT_TOP) * share
-                store_f32(factors + 8 * row, factor)
-                store_f32(factors + 8 * row + 4, minimums(w, source, share) if mins else ZERO)
-                if not WORDS:
-                    store_f32(low_factors + 8 * row, factor / LOW)
-                    store_f32(low_factors + 8 * row + 4, ZERO)
+                store_f32(factors + 4 * row, factor)
+                store_f32(low_factors + 4 * row, factor / LOW)
+                if mins:
+                    minimum = minimums(weights, row, source)
+                    store_f32(factors + 4 * (n_rows + row), minimum)
+                    store_f32(low_factors + 4 * (n_rows + row), minimum)
             for part in range(0, PARTS, PARTS_V):
-                vector = g * PARTS + part
-                codes = (block + at_codes if packed else cache) + g * tile_step + part * QUADS * SIZE
+                vector, at = g * PARTS + part, part * QUADS
                 to, row_step = sums + (vector // wide * n_rows * wide + vector % wide) * VECTOR, wide * VECTOR
                 if vector >= n_vectors:
                     to, row_step = rest + (vector - n_vectors) * VECTOR, rest_step
                 later = cache + ahead + vector // PARTS_V * (near * n_runs * CACHE_LINE)
-                add(codes, rounded, factors, n, to, row_step, later)
+                high = at // 4 if halves else 0
+                codes = (block + at_codes if packed else cache) + g * tile_step + (at - 4 * high) * SIZE
+                fold(
+                    add(codes, rounded, n, masks + 2 * VECTOR * high, later),
+                    to,
+                    row_step,
+                    factors if high == 0 else low_factors,
+                )
                 if not WORDS:
-                    add(codes, rounded + BLOCK, low_factors, n, to, row_step, later)
+                    fold_low(add(codes, rounded + BLOCK, n, masks, later), to, row_step, low_factors)
 
     return inline(weigh)

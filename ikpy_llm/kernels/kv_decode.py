@@ -19,24 +19,26 @@ def _at(b, base, offset: int):
     return b.add(base, base.type(offset)) if offset else base
 
 
-def emit_codes(b, kv: KVType, tile, flip: int):
-    """The eight code vectors of the tile at that address, each code (or its level) ^ flip."""
-    out, bit, offset = [None] * 8, 0, 0
+def emit_code(b, kv: KVType, tile, v: int, flip: int):
+    """Code vector v of the tile at that address, each code (or its level) ^ flip."""
+    out, bit, offset = None, 0, 0
     for width in kv.planes:
-        plane = [emit_load(b, _at(b, tile, (offset + i) * SIZE), U8.ir) for i in range(width)]
-        for v in range(8):
-            x, down = plane[v % width], width * (v // width) - bit
-            if width < 8:
-                wide = b.bitcast(x, U32V.ir)
-                wide = b.lshr(wide, constant(U32V, down)) if down > 0 else b.shl(wide, constant(U32V, -down))
-                x = b.and_(b.bitcast(wide, U8.ir), constant(U8, (1 << width) - 1 << bit))
-            out[v] = x if out[v] is None else b.or_(out[v], x)
+        x, down = emit_load(b, _at(b, tile, (offset + v % width) * SIZE), U8.ir), width * (v // width) - bit
+        if width < 8:
+            wide = b.bitcast(x, U32V.ir)
+            wide = b.lshr(wide, constant(U32V, down)) if down > 0 else b.shl(wide, constant(U32V, -down))
+            x = b.and_(b.bitcast(wide, U8.ir), constant(U8, (1 << width) - 1 << bit))
+        out = x if out is None else b.or_(out, x)
         offset, bit = offset + width, bit + width
     if kv.levels:
         table = constant(TABLE, [x ^ flip for x in kv.levels])
-        look = ops.lookup.op.pick(TABLE, U8)
-        return [look(b, types.none(TABLE, U8), table, x) for x in out]
-    return [b.xor(x, constant(U8, flip)) for x in out] if flip else out
+        return ops.lookup.op.pick(TABLE, U8)(b, types.none(TABLE, U8), table, out)
+    return b.xor(out, constant(U8, flip)) if flip else out
+
+
+def emit_codes(b, kv: KVType, tile, flip: int):
+    """The eight code vectors of the tile at that address."""
+    return [emit_code(b, kv, tile, v, flip) for v in range(8)]
 
 
 def tile_decoder(kv: KVType, keys: bool):
