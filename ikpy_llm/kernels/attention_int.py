@@ -14,24 +14,20 @@ from __future__ import annotations
 
 import numpy as np
 from numba import types
-from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
+from .attention_dots import SPREAD, VECTOR, spread_dots, spread_sums
 from .attention_layout import BLOCK
 from .derive.layout import MAGIC, MAGIC_BITS
 from .derive.tileops import fma_splat_panels, panel_of, plain_index, scaled_dots
-from .kv_decode import emit_code, emit_codes, scales_reader
+from .kv_decode import address, emit_codes, scales_reader
 from .kv_store import SIZE
 from .kv_types import COLUMNS, KVType
 from .simd import (
     F32,
-    I8V,
-    I16V,
     I32V,
     LANES,
     TARGET,
-    U8,
-    Tile,
     Vec,
     absolute,
     cast,
@@ -53,21 +49,14 @@ from .simd import (
     tile_zeros,
     zeros,
 )
-from .simd.core import assembly, call, constant, held, op, shuffle
-from .simd.dots import Dots
-from .simd.memory import emit_load, emit_store
+from .simd.core import op, shuffle
+from .simd.memory import emit_store
 
-SPREAD = TARGET.pairs16  # numbers of queries fill vectors
 PANELS = 1 if SPREAD else 2  # panels of keys side by side, whose sums of a full tile fit the registers
-VECTOR = LANES * 4  # bytes
 NUMBER = VECTOR if SPREAD else 4  # bytes of four codes, or of a float, of a query
 I8L = Vec("i8", LANES)
 ZERO = np.float32(0)
 TINY = np.float32(1e-30)  # queries below count as zeros
-
-
-def _at(b, base, offset: int):
-    return b.add(base, base.type(offset)) if offset else base
 
 
 @op(lambda v: v)
@@ -139,7 +128,7 @@ def _codes_writer(kv: KVType):
     def write(typingctx, tile, target):
         def codegen(ctx, b, sig, args):
             for v, x in enumerate(emit_codes(b, kv, args[0], 0)):
-                emit_store(b, x, _at(b, args[1], v * SIZE))
+                emit_store(b, x, address(b, args[1], v * SIZE))
             return ctx.get_dummy_value()
 
         return types.void(types.int64, types.int64), codegen
@@ -187,73 +176,6 @@ def keys_reader(kv: KVType, k_dim: int):
     return inline(read)
 
 
-def added(b, name: str, x, y):
-    """x + y by this instruction, in the order emitted: sums that LLVM orders need more registers than there are."""
-    if TARGET.emulated:
-        return b.add(x, y)
-    return assembly(b, x.type, f"{name} $1, $2, $0", "=x,x,x", y, x, ordered=True)
-
-
-def _spread_dots(kv: KVType, n: int, top: int):
-    """tileops.scaled_dots of a panel and n rows for queries that are spread."""
-    dots, tile, one, widened = Dots(top), Tile(F32, n), signature(F32, F32, F32, F32), Dots(255).scaled
-    fma, order = ops.fma.op.body, range(8)
-    if kv.bits == 4:
-        order = 0, 4, 1, 5, 2, 6, 3, 7  # two of each plane
-
-    @intrinsic
-    def apply(typingctx, acc, weights, stride, start, codes, scales, offset, row_scales):
-        def codegen(ctx, b, sig, values):
-            acc, weights, _, start, codes, scales, offset, row_scales = values
-            sums = [emit_load(b, _at(b, start, VECTOR * c), I32V.ir) for c in range(n)]
-            ones = held(b, constant(I16V, 1))
-            for first in range(0, 8, dots.length):
-                partial = [None] * n
-                for v in order[first : first + dots.length]:
-                    if kv.bits == 4:
-                        w = emit_code(b, kv, weights, v, 0)
-                    else:
-                        w = emit_load(b, _at(b, weights, v * SIZE), U8.ir)
-                    for c in range(n):
-                        x = emit_load(b, _at(b, codes, VECTOR * (v * n + c)), I8V.ir)
-                        x = call(b, "llvm.x86.avx2.pmadd.ub.sw", I16V.ir, w, x)
-                        partial[c] = x if partial[c] is None else added(b, "vpaddw", partial[c], x)
-                        if dots.length == 1:
-                            sums[c] = widened(b, sums[c], x, ones)
-                if dots.length > 1:
-                    sums = [widened(b, x, y, ones) for x, y in zip(sums, partial, strict=True)]
-            row = emit_load(b, row_scales, F32.ir)
-            for c, x in enumerate(sums):
-                at = _at(b, scales, VECTOR * c)
-                d, minus = emit_load(b, at, F32.ir), emit_load(b, b.add(at, offset), F32.ir)
-                x = fma(b, one, b.bitcast(x, F32.ir), d, minus)
-                acc = b.insert_value(acc, fma(b, one, x, row, b.extract_value(acc, c)), c)
-            return acc
-
-        return tile(tile, *[types.int64] * 7), codegen
-
-    return apply
-
-
-def _spread_sums(n: int):
-    """tileops.fma_splat_panels of a panel and n floats that are spread."""
-    tile, one = Tile(F32, n), signature(F32, F32, F32, F32)
-
-    @intrinsic
-    def apply(typingctx, floats, at, stride, acc):
-        def codegen(ctx, b, sig, values):
-            floats, at, _, acc = values
-            v = emit_load(b, at, F32.ir)
-            for c in range(n):
-                x = emit_load(b, _at(b, floats, VECTOR * c), F32.ir)
-                acc = b.insert_value(acc, ops.fma.op.body(b, one, x, v, b.extract_value(acc, c)), c)
-            return acc
-
-        return tile(types.int64, types.int64, types.int64, tile), codegen
-
-    return apply
-
-
 def scorer(kv: KVType, n_rows: int, k_dim: int, n_panels: int):
     """Function (queries, cache, block, first, scores, ahead): scores f32 [n_rows][n_panels][W] of the panels from
     `first` on of the block that keys_reader left at `block`; cache: where it came from. What is needed next lies
@@ -265,8 +187,8 @@ def scorer(kv: KVType, n_rows: int, k_dim: int, n_panels: int):
     at_codes, at_starts, part = groups * 2 * VECTOR, n_rows * k_dim // 4 * NUMBER, NUMBER * n_rows * groups
     side, top = min(PANELS, n_panels), 127 if _bounds_pairs(kv.top) else kv.top
     n = n_rows * side
-    dots = _spread_dots(kv, n_rows, top) if SPREAD else scaled_dots(side, n_rows, 8, top, kv.zero)
-    summed, row_part = _spread_sums(n_rows) if SPREAD else fma_splat_panels(side, n_rows), NUMBER * n_rows
+    dots = spread_dots(kv, n_rows, top) if SPREAD else scaled_dots(side, n_rows, 8, top, kv.zero)
+    summed, row_part = spread_sums(n_rows) if SPREAD else fma_splat_panels(side, n_rows), NUMBER * n_rows
     panels_of = [panel_of(side, n_rows, p) for p in range(side)]
     first_of, last_of = panels_of[0], panels_of[-1]
 

@@ -16,25 +16,22 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
+from .attention_dots import PARTS_V, RUN, SIGNED, TOP_BYTE, VECTOR, WEIGHTS, WORDS, byte_products, folder, word_products
 from .attention_layout import BLOCK, CACHE_LINE
 from .derive.layout import MAGIC
 from .derive.tileops import plain_index
-from .kv_decode import emit_codes, scales_reader
+from .kv_decode import address, emit_codes, scales_reader
 from .kv_store import PARTS, QUADS, SIZE
 from .kv_types import COLUMNS, KVType
 from .simd import (
     F32,
-    I8V,
     I16V,
     I32V,
     LANES,
-    TARGET,
     U8,
     U32V,
-    Tile,
     Vec,
     absolute,
     bits,
@@ -58,28 +55,17 @@ from .simd import (
     tile_zeros,
     zeros,
 )
-from .simd.core import broadcast, constant, fence, shuffle
-from .simd.dots import Dots
-from .simd.memory import emit_load, emit_offset, emit_store
+from .simd.core import broadcast, constant, shuffle
+from .simd.memory import emit_load, emit_store
 
-VECTOR = LANES * 4  # bytes
 ZERO = np.float32(0)
 ROUND = np.float32(MAGIC)  # x + ROUND has round(x) in its low bits
 TINY = np.float32(1e-30)  # weights and scales below count as zeros
 SPREAD = 64  # bytes of a number that stands alone
-WORDS = TARGET.pairs16  # weights of values are int16
-SIGNED = TARGET.name == "neon"  # sdot takes only signed bytes
-TOP_BYTE = 127 if SIGNED else 255  # the largest weight as a byte
 # what is left, from -1/2 to 1/2 or from 0 to 1, as a byte; with int16 weights, what codes in upper halves count more
 LOW = np.float32(16 if WORDS else 254 if SIGNED else 255)
-WEIGHTS = 2 * BLOCK  # bytes of the rounded weights of a row
-RUN, PARTS_V = 8, 1 if WORDS else 2  # quads of positions in a run of products, vectors of columns side by side
 AT_NORM, AT_MINS, AT_TOP = 4 * BLOCK, 8 * BLOCK, 12 * BLOCK
 GROUP_BYTES = 12 * BLOCK + SPREAD
-
-
-def _at(b, base, offset: int):
-    return b.add(base, base.type(offset)) if offset else base
 
 
 def values_bytes(v_dim: int) -> int:
@@ -140,7 +126,7 @@ def _signed_writer(kv: KVType, turned: bool):
             codes = emit_codes(b, kv, args[0], 128 if whole else 0)
             codes = _turned(b, codes) if turned else codes
             if flips_signs:
-                scales = emit_load(b, _at(b, args[0], at_scales), short.ir)
+                scales = emit_load(b, address(b, args[0], at_scales), short.ir)
                 below = b.trunc(b.ashr(scales, constant(short, 15)), byte.ir)
                 flips = patterns(b, below)
                 offsets = patterns(b, b.sub(b.and_(below, constant(byte, 2 * zero + 1)), constant(byte, zero)))
@@ -149,7 +135,7 @@ def _signed_writer(kv: KVType, turned: bool):
             elif zero:
                 codes = [b.sub(x, constant(U8, zero)) for x in codes]
             for v, x in enumerate(codes):
-                emit_store(b, x, _at(b, args[1], v * SIZE))
+                emit_store(b, x, address(b, args[1], v * SIZE))
             return ctx.get_dummy_value()
 
         return types.void(types.int64, types.int64), codegen
@@ -219,105 +205,6 @@ def values_reader(kv: KVType, v_dim: int, latent: int = 0):
     return inline(read)
 
 
-def _pack(b, tile: Tile, vectors):
-    out = ir.Constant(tile.ir, ir.Undefined)
-    for i, x in enumerate(vectors):
-        out = b.insert_value(out, x, i)
-    return out
-
-
-def _byte_products(n_rows: int):
-    """Function (acc i32 tile [n_rows][PARTS_V], codes, panel stride, weights) -> acc + codes s8 [panel][part][quad]
-    [4 W] times weights u8 [n_rows][BLOCK] of RUN quads of positions.
-    """
-    tile, args = Tile(I32V, n_rows * PARTS_V), (I32V, U8, I8V)
-    dot, one = (ops.dot4_small if TOP_BYTE < 128 else ops.dot4).op.pick(*args), signature(I32V, *args)
-
-    @intrinsic
-    def apply(typingctx, acc, codes, stride, weights, masks):
-        def codegen(ctx, b, sig, args):
-            acc, codes, stride, weights, _ = args
-            out = [b.extract_value(acc, i) for i in range(tile.n)]
-            for quad in range(RUN):
-                at = emit_offset(b, codes, stride, quad // QUADS)
-                v = [emit_load(b, _at(b, at, (j * QUADS + quad % QUADS) * SIZE), I8V.ir) for j in range(PARTS_V)]
-                for row in range(n_rows):
-                    word = emit_load(b, _at(b, weights, row * WEIGHTS + 4 * quad), I32V.ir.element)
-                    w = b.bitcast(broadcast(b, word, I32V), U8.ir)
-                    for j in range(PARTS_V):
-                        k = row * PARTS_V + j
-                        out[k] = dot(b, one, out[k], w, v[j])
-            return _pack(b, tile, out)
-
-        return tile(tile, *[types.int64] * 4), codegen
-
-    return apply
-
-
-def _word_products(n_rows: int, middle: int):
-    """As _byte_products for weights int16 as _round_words leaves them; acc [n_rows][2] holds W / 2 columns of two pairs
-    each. middle, if not 0: codes of 4 bits are bytes & i16[2 W] at `masks`, less i16[2 W] behind it.
-    """
-    tile, half, quads, long = Tile(I32V, n_rows * 2), Vec("u8", 2 * LANES), Vec("i64", LANES // 2), ir.IntType(64)
-    add = Dots(255).scaled  # in this order: of 6 rows 12 sums, two vectors of codes, weights and products fit
-
-    @intrinsic
-    def apply(typingctx, acc, codes, stride, weights, masks):
-        def codegen(ctx, b, sig, args):
-            acc, codes, stride, weights, masks = args
-            out = [b.extract_value(acc, i) for i in range(tile.n)]
-            for quad in range(RUN):
-                at = _at(b, emit_offset(b, codes, stride, quad // QUADS), quad % QUADS * SIZE)
-                v = [emit_load(b, _at(b, at, h * half.lanes), half.ir) for h in range(2)]
-                if middle:
-                    fence(b)  # the numbers at `masks` are operands in memory, not registers that are missing
-                    mask, less = (emit_load(b, _at(b, masks, i * VECTOR), I16V.ir) for i in range(2))
-                    v = [b.sub(b.and_(b.zext(x, I16V.ir), mask), less) for x in v]
-                else:
-                    v = [b.sext(x, I16V.ir) for x in v]
-                for row in range(n_rows):
-                    place = quad & ~3 | (quad & 1) << 1 | (quad & 2) >> 1
-                    word = emit_load(b, _at(b, weights, row * WEIGHTS + 8 * place), long)
-                    w = b.bitcast(broadcast(b, word, quads), I16V.ir)
-                    for h in range(2):
-                        out[2 * row + h] = add(b, out[2 * row + h], v[h], w)
-            return _pack(b, tile, out)
-
-        return tile(tile, *[types.int64] * 4), codegen
-
-    return apply
-
-
-def _folder(n_rows: int, paired: bool, mins: bool):
-    """Function (acc, sums, row step, factors): sums[row] += acc[row] * factors[row], plus factors[n_rows + row] with
-    `mins`; paired: a vector of sums is that of neighbours of two.
-    """
-    n = 2 if paired else PARTS_V
-    tile, one = Tile(I32V, n_rows * n), signature(F32, F32, F32, F32)
-
-    @intrinsic
-    def fold(typingctx, acc, sums, row_step, factors):
-        def codegen(ctx, b, sig, args):
-            acc, sums, row_step, factors = args
-            for i in range(n_rows):
-                row, each = emit_offset(b, sums, row_step, i), [b.extract_value(acc, i * n + j) for j in range(n)]
-                if paired:
-                    each = [b.add(*(shuffle(b, *each, range(k, 2 * LANES, 2)) for k in range(2)))]
-                factor, minimum = (
-                    broadcast(b, emit_load(b, _at(b, factors, 4 * at), F32.ir.element), F32) for at in (i, n_rows + i)
-                )
-                for j, x in enumerate(each):
-                    at = _at(b, row, j * VECTOR)
-                    old = emit_load(b, at, F32.ir)
-                    old = b.fadd(old, minimum) if mins else old
-                    emit_store(b, ops.fma.op.body(b, one, b.sitofp(x, F32.ir), factor, old), at)
-            return ctx.get_dummy_value()
-
-        return types.void(tile, types.int64, types.int64, types.int64), codegen
-
-    return fold
-
-
 @inline
 def _low_bytes(x, y, z, w):
     x, y, z, w = bits(U32V, x), bits(U32V, y), bits(U32V, z), bits(U32V, w)
@@ -370,8 +257,8 @@ def weigher(kv: KVType, n_rows: int, v_dim: int, wide: int, latent: bool = False
     """
     groups, mins, packed = v_dim // COLUMNS, kv.mins, not _in_place(kv, latent)
     halves = _halves(kv, latent)
-    products = _word_products(n_rows, _middle(kv) if halves else 0) if WORDS else _byte_products(n_rows)
-    fold, fold_low = _folder(n_rows, WORDS, mins), _folder(n_rows, WORDS, False)
+    products = word_products(n_rows, _middle(kv) if halves else 0) if WORDS else byte_products(n_rows)
+    fold, fold_low = folder(n_rows, WORDS, mins), folder(n_rows, WORDS, False)
     n_vectors, n_runs, n_sums = v_dim // LANES // wide * wide, BLOCK // (4 * RUN), n_rows * (2 if WORDS else PARTS_V)
     rest_step = (v_dim // LANES - n_vectors) * VECTOR
     near = -(-BLOCK * kv.row_bytes(v_dim) // (CACHE_LINE * n_runs * (v_dim // LANES // PARTS_V)))

@@ -15,7 +15,8 @@ F16X = Vec("f16", LANES)
 TABLE = Vec("u8", 16)
 
 
-def _at(b, base, offset: int):
+def address(b, base, offset: int):
+    """base + offset bytes."""
     return b.add(base, base.type(offset)) if offset else base
 
 
@@ -23,7 +24,7 @@ def emit_code(b, kv: KVType, tile, v: int, flip: int):
     """Code vector v of the tile at that address, each code (or its level) ^ flip."""
     out, bit, offset = None, 0, 0
     for width in kv.planes:
-        x, down = emit_load(b, _at(b, tile, (offset + v % width) * SIZE), U8.ir), width * (v // width) - bit
+        x, down = emit_load(b, address(b, tile, (offset + v % width) * SIZE), U8.ir), width * (v // width) - bit
         if width < 8:
             wide = b.bitcast(x, U32V.ir)
             wide = b.lshr(wide, constant(U32V, down)) if down > 0 else b.shl(wide, constant(U32V, -down))
@@ -60,11 +61,11 @@ def tile_decoder(kv: KVType, keys: bool):
         for k in range(4):
             position, code = 4 * quad + k, b.and_(b.lshr(words, constant(U32V, 8 * k)), constant(U32V, 255))
             value = b.sitofp(b.sub(code, constant(I32V, kv.zero)), F32.ir)
-            for address in (scales, mins) if kv.mins else (scales,):
-                one = broadcast(b, emit_load(b, _at(b, address, 4 * position), F32.ir.element), F32)
-                value = b.fmul(value, one) if address is scales else b.fadd(value, one)
+            for source in (scales, mins) if kv.mins else (scales,):
+                one = broadcast(b, emit_load(b, address(b, source, 4 * position), F32.ir.element), F32)
+                value = b.fmul(value, one) if source is scales else b.fadd(value, one)
             row = b.add(target, b.mul(stride, stride.type(position)))
-            emit_store(b, value, _at(b, row, 4 * LANES * part))
+            emit_store(b, value, address(b, row, 4 * LANES * part))
 
     @intrinsic
     def decode(typingctx, tile, scales, mins, target, stride):
