@@ -11,6 +11,7 @@ from ikpy_llm.kernels import jit, quants
 from ikpy_llm.kernels.derive import layout
 from ikpy_llm.kernels.jit import Kernel
 from ikpy_llm.kernels.quants import table
+from ikpy_llm.kernels.simd import target
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,7 +86,9 @@ WIDER = {
     "IQ1_BN": 2,
     "IQ1_S_R1": 3 + 8 / 32,
     "IQ1_M_R1": 3 + 4 / 16,
+    "IQ6_K": layout.panel_bits(quants.get("IQ6_K")) + 8 / 16 + 32 / 256,
 }
+ONLY_ON_AVX2 = {"IQ6_K"}  # which finds one of 64 levels slowly
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -101,7 +104,8 @@ def test_panels_are_as_small_as_rows(name):
         panel, row = panel - 4 * bool(quants.get(name).row), row - info.row_meta  # without the scales of rows
         assert stated["panel_bpw"] == 8 * panel / k and stated["bpw"] == 8 * row / k
         if name in WIDER:
-            assert stated["panel_bpw"] == WIDER[name] and panel > 1.03 * row
+            assert stated["panel_bpw"] == WIDER[name]
+            assert (panel > 1.03 * row) == (name not in ONLY_ON_AVX2 or target.current().name == "avx2")
         else:
             assert 0.97 <= panel / row <= 1.03, (k, panel / row)
     assert layout.weight_bytes(name, 33, 256) == -(-33 // layout.width()) * layout.panel_bytes(name, 256)

@@ -3,7 +3,7 @@ address. Imports no Numba.
 
 Panel: W rows (W = f32 lanes of the target) woven together so that one vector load holds 4 columns of W rows. It is a
 sequence of super-blocks of 256 columns (the last may have fewer). A super-block of n blocks of 32 columns is:
-    codes    n blocks of 4 * bits * W bytes: `bits` vectors, in which the codes of 8 lie as panels.pieces_of says;
+    codes    n blocks of 4 * bits * W bytes: panel_bits vectors, in which the codes of 8 lie as panels.pieces_of says;
              vector v of the 8 holds 4 columns, word v of word_columns() (byte 4r+i: row r, column i of the word)
     scales   f16[n * 32/group][W], a byte [n * 32/sub][W], or 4 bits: sub-blocks 2j and 2j+1 in the nibbles of a byte
     mins     f16[n][W], or byte pairs [n * 32/sub / 2][W][2], or the high nibbles of 4-bit scales
@@ -51,6 +51,12 @@ def width() -> int:
     return target.current().lanes
 
 
+def panel_bits(q: Quant) -> int:
+    """Bits of a code in panels: 8 where those hold levels (and shifts) themselves, because finding one of 64 takes AVX2
+    longer than reading a byte."""
+    return 8 if q.levels is not None and len(q.levels) > 32 and target.current().name == "avx2" else q.bits
+
+
 @dataclass(frozen=True)
 class PanelLayout:
     """Byte offsets inside a super-block of `n` 32-column blocks; every offset is (per block, fixed) = a * n + b."""
@@ -61,7 +67,7 @@ class PanelLayout:
     @property
     def code_bytes(self) -> int:
         """Bytes of the codes per 32-column block."""
-        return 4 * self.quant.bits * self.w
+        return 4 * panel_bits(self.quant) * self.w
 
     @property
     def subs(self) -> int:

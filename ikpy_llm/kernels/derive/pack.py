@@ -8,7 +8,7 @@ from ..quants import get
 from ..simd import ops
 from ..simd.ops import LANES, stack
 from .layout import NIBBLES, PanelLayout
-from .panels import rows_to_tile, tile_to_codes
+from .panels import holds_levels, rows_to_tile, tile_to_codes
 from .rows import row_functions
 
 
@@ -21,7 +21,7 @@ def pack(type: str):
 
 def _pack_quant(q):
     layout, rows = PanelLayout(q, LANES), row_functions(q)
-    to_tile, to_codes, buffer = rows_to_tile(q), tile_to_codes(q), stack(32 * LANES)
+    to_tile, to_codes, buffer = rows_to_tile(q, decoded=holds_levels(q)), tile_to_codes(q), stack(32 * LANES)
     lanes, block_bytes, per_block = LANES, q.n_bytes, max(q.block // 32, 1)
     code_bytes, subs = layout.code_bytes, layout.subs
     min_base = code_bytes + layout.scale_bytes

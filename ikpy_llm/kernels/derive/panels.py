@@ -16,7 +16,7 @@ from ..simd.dots import Dots
 from ..simd.ops import I16V, I32V, LANES, U8, inline
 from ..simd.shared import intrinsic
 from ..simd.x86 import lookup_by_signs, shifted_up
-from .layout import PanelLayout, word_columns
+from .layout import PanelLayout, panel_bits, word_columns
 from .rows import row_functions
 
 WORDS = Vec("u32", LANES)  # a U8 vector seen as 32-bit words, for shifts
@@ -75,11 +75,15 @@ def _nibbles(width: int) -> list[list[Piece]]:
 
 
 def by_nibbles(q: Quant) -> bool:
-    return TARGET.name == "avx2" and q.levels is not None and q.bits > 4
+    return TARGET.name == "avx2" and q.levels is not None and 4 < panel_bits(q) < 8
+
+
+def holds_levels(q: Quant) -> bool:
+    return panel_bits(q) != q.bits
 
 
 def pieces_of(q: Quant) -> list[list[Piece]]:
-    return _nibbles(q.bits) if by_nibbles(q) else code_pieces(q.bits)
+    return _nibbles(q.bits) if by_nibbles(q) else code_pieces(panel_bits(q))
 
 
 def decode_block(q: Quant):
@@ -88,15 +92,16 @@ def decode_block(q: Quant):
     layout = PanelLayout(q, LANES)
     shifts, size = _shift_reader(q, layout), layout.code_bytes
     tile, decoded = Tile(U8, 8), _decode_by_signs if by_nibbles(q) else _decode_pieces
+    n_packed, shifted = panel_bits(q), q.shift and not holds_levels(q)
 
     @intrinsic
     def decode(typingctx, p, n, block):
         def codegen(ctx, b, sig, values):
             p, n, block = values
             at = b.add(p, b.mul(block, n.type(size)))
-            packed = [memory.emit_load(b, b.add(at, n.type(i * 4 * LANES)), U8.ir) for i in range(q.bits)]
+            packed = [memory.emit_load(b, b.add(at, n.type(i * 4 * LANES)), U8.ir) for i in range(n_packed)]
             codes = decoded(b, q, packed)
-            if q.shift:
+            if shifted:
                 added = shifts(b, p, n, block)
                 codes = [b.add(c, added[v * len(added) // 8]) for v, c in enumerate(codes)]
             out = ir.Constant(tile.ir, ir.Undefined)
@@ -112,10 +117,10 @@ def decode_block(q: Quant):
 def _decode_pieces(b, q, packed: list) -> list:
     """Levels of the 8 vectors, as products read them: a shift may be added to them."""
     codes = []
-    for pieces in code_pieces(q.bits):
+    for pieces in pieces_of(q):
         parts = [_moved(b, packed[x.vector], x.at - x.low, x.mask << x.low) for x in pieces]
         codes.append(functools.reduce(b.or_, parts))
-    if q.levels is None:
+    if q.levels is None or holds_levels(q):
         return [Dots(q.top).stored(b, c) for c in codes]
     values = _level_table(q)
     table = Vec("u8", values.type.count)
@@ -222,7 +227,7 @@ def tile_to_codes(q: Quant):
             tile, p, n, block = values
             codes = [memory.emit_load(b, b.add(tile, n.type(v * 4 * LANES)), U8.ir) for v in range(8)]
             at = b.add(p, b.mul(block, n.type(size)))
-            for i in range(q.bits):
+            for i in range(panel_bits(q)):
                 parts = [
                     _moved(b, code, x.low - x.at, x.mask << x.at)
                     for code, pieces in zip(codes, pieces_of(q), strict=True)
