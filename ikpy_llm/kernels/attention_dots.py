@@ -10,6 +10,7 @@ from numba.core.typing.templates import signature
 from numba.extending import intrinsic
 
 from .attention_layout import BLOCK
+from .derive.tileops import _pack
 from .kv_decode import address, emit_code
 from .kv_store import QUADS, SIZE
 from .kv_types import KVType
@@ -92,13 +93,6 @@ def spread_sums(n: int):
         return tile(types.int64, types.int64, types.int64, tile), codegen
 
     return apply
-
-
-def _pack(b, tile: Tile, vectors):
-    out = ir.Constant(tile.ir, ir.Undefined)
-    for i, x in enumerate(vectors):
-        out = b.insert_value(out, x, i)
-    return out
 
 
 def byte_products(n_rows: int):

@@ -4,8 +4,6 @@ in the first-level cache for all tiles of activation columns.
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 
 from ..simd import ops
@@ -29,7 +27,7 @@ from .layout import MIN_UNIT, SLICE, ActsLayout, PanelLayout, chunk, flavour, ge
 from .panel_scales import int_scale_reader, min_reader, scale_reader
 from .panels import decode_block, rows_to_tile
 from .rows import row_functions, scale_integer
-from .short_dots import block_dots, block_dots_float
+from .short_dots import block_dots
 from .tileops import (
     codes_to_store,
     dot2_panels,
@@ -259,9 +257,7 @@ def _block_step(q):
 
     if width:
         as_integers, times = scaled_as_integers(q.name), mul_panels(NP, T)
-        block_dot = (block_dots if as_integers else functools.partial(block_dots_float, subs=subs))(
-            n_panels=NP, t=T, chunk=width, top=q.top, zero=zero
-        )
+        block_dot = block_dots(NP, T, width, q.top, zero, 0 if as_integers else subs)
         step, n_scales = 32 // width * T // 4, (1 if as_integers else subs) * VECTOR // 16
 
         @inline

@@ -15,47 +15,35 @@ from ..simd.shared import intrinsic
 from .tileops import U8_TILE8, _add_vectors, _at, _float, _pack, _quad, renewed
 
 
-def block_dots(n_panels: int, t: int, chunk: int, top: int, zero: int):
+def block_dots(n_panels: int, t: int, chunk: int, top: int, zero: int, float_subs: int = 0):
     """Function (acc f32 tile [n_panels][t], codes u8[8][W][4] of a panel as codes_to_store gives them, panel stride,
-    start pairs i16[32/chunk][t][2], codes s8[8][t][4] of the columns, their scales, integer row scales i16[W][2] of a
-    panel) -> acc + column scale * sum over sub-blocks of (row scale * products). See layout.chunk."""
+    start pairs i16[32/chunk][t][2], codes s8[8][t][4] of the columns, their scales, row scales of a panel) -> acc +
+    column scale * sum over sub-blocks of (row scale * products). See layout.chunk.
+
+    Row scales are integers i16[W][2], multiplied with pairs of 16 bits, or floats f32[float_subs][W].
+    """
     add, tile, one = _block_adder(n_panels, t, chunk, top, zero), Tile(F32, n_panels * t), signature(F32, F32, F32, F32)
+    fma = ops.fma.op.body
 
     @intrinsic
     def apply(typingctx, acc, weights, stride, start, codes, scales, row_scales):
         def codegen(ctx, b, sig, values):
             acc, weights, stride, start, codes, scales, row_scales = values
 
-            def pairs(panel):
-                return [memory.emit_load(b, memory.emit_offset(b, row_scales, stride, panel), I16V.ir)]
-
-            def fold(panel, d, sums, acc):
-                return ops.fma.op.body(b, one, b.sitofp(sums[0], F32.ir), d, acc)
-
-            return _pack(b, tile, add(b, acc, weights, stride, start, codes, scales, pairs, fold))
-
-        return tile(tile, *[types.int64] * 6), codegen
-
-    return apply
-
-
-def block_dots_float(n_panels: int, t: int, subs: int, chunk: int, top: int, zero: int):
-    """The same for row scales f32[subs][W] of a panel."""
-    add, tile, one = _block_adder(n_panels, t, chunk, top, zero), Tile(F32, n_panels * t), signature(F32, F32, F32, F32)
-
-    @intrinsic
-    def apply(typingctx, acc, weights, stride, start, codes, scales, row_scales):
-        def codegen(ctx, b, sig, values):
-            acc, weights, stride, start, codes, scales, row_scales = values
+            def scales_of(panel, sub, vec):
+                at = _at(b, memory.emit_offset(b, row_scales, stride, panel), sub * U8.lanes)
+                return memory.emit_load(b, at, vec.ir)
 
             def pairs(panel):
-                return [held(b, x) for x in sub_block_pairs(subs)]
+                if not float_subs:
+                    return [scales_of(panel, 0, I16V)]
+                return [held(b, x) for x in sub_block_pairs(float_subs)]
 
             def fold(panel, d, sums, acc):
+                if not float_subs:
+                    return fma(b, one, b.sitofp(sums[0], F32.ir), d, acc)
                 for s, x in enumerate(sums):
-                    at = _at(b, memory.emit_offset(b, row_scales, stride, panel), s * U8.lanes)
-                    x = b.fmul(b.sitofp(x, F32.ir), d)
-                    acc = ops.fma.op.body(b, one, x, memory.emit_load(b, at, F32.ir), acc)
+                    acc = fma(b, one, b.fmul(b.sitofp(x, F32.ir), d), scales_of(panel, s, F32), acc)
                 return acc
 
             return _pack(b, tile, add(b, acc, weights, stride, start, codes, scales, pairs, fold))
@@ -71,8 +59,8 @@ def sub_block_pairs(subs: int) -> list[ir.Constant]:
 
 
 def _block_adder(n_panels: int, t: int, chunk: int, top: int, zero: int):
-    """What block_dots and block_dots_float share: pairs(panel) -> multipliers of 16-bit sums, fold(panel, column scale,
-    i32 sums by multiplier, acc) -> acc."""
+    """The loops of block_dots: pairs(panel) -> multipliers of 16-bit sums, fold(panel, column scale, i32 sums by
+    multiplier, acc) -> acc."""
     dots = Dots(top, chunk // 4)
     at_once = 1 if dots.centred else n_panels
 
