@@ -140,3 +140,22 @@ def test_last_rows(n, n_outputs, width):
     x = random(np.random.default_rng(n), n, width)
     y = run(Kernel("rowwise.last_rows"), (n_outputs, width), (x, ..., width, state(n, 3, n_outputs)))
     assert (y == x[n - n_outputs :]).all()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("bad", [None, np.nan, np.inf, -np.inf])
+def test_deliver(width, bad):
+    """Rows arrive where the state says, between margins; a number that is not finite is told, wherever it is."""
+    rng = np.random.default_rng(width)
+    x, cells = random(rng, 3, width), rng.permutation(3 * width)[:9]
+    for cell in [None] if bad is None else cells:
+        if bad is not None:
+            x.flat[cell] = bad
+        for nth in (1, 2, 3):
+            whole, told = np.full(3 * width + 2 * MARGIN, -123.25, np.float32), np.zeros(6, np.int64)
+            told[0], told[5] = 3, whole[MARGIN:].ctypes.data
+            call(Kernel("rowwise.deliver"), x, width, told, nth=nth)
+            assert whole[MARGIN:-MARGIN].tobytes() == x.tobytes()
+            assert (whole[:MARGIN] == -123.25).all() and (whole[-MARGIN:] == -123.25).all()
+            assert told[3] == (bad is not None)
+        x.flat[0 if cell is None else cell] = 0.5

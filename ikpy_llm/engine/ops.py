@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ikpy_llm.engine import kv_cache
-from ikpy_llm.engine.graph import CELLS, SLOTS, TOKENS, Op, Value
+from ikpy_llm.engine.graph import CELLS, OUTPUTS, SLOTS, TOKENS, Op, Value
 from ikpy_llm.engine.records import CLAIM, At, Cost, Record, Scratch
 from ikpy_llm.kernels import attention_layout
 from ikpy_llm.kernels.attention_layout import cache_bytes
@@ -261,6 +261,12 @@ def last_rows(o: Op, low: Lowering) -> Record:
     return _record(
         o, kernel_named("rowwise.last_rows"), (x, o.output, x.width, At("state", TOKENS)), cost=_elementwise(o, 0)
     )
+
+
+def deliver(x: Value) -> Record:
+    """Rows of a result to where the state of the outputs says"""
+    words, cost = (x, x.width, At("state", OUTPUTS)), Cost(bytes_row=2 * F32 * x.width)
+    return Record(kernel_named("rowwise.deliver"), words, (x,), (), "deliver", "", cost, OUTPUTS)
 
 
 def _kv_words(types: kv_cache.Types, khad, vhad) -> dict:

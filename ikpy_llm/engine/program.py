@@ -36,7 +36,6 @@ class Program:
             self.words[i, : len(row)] = row
         self.address, self.count = self._memory.address, n
         self.body = next((i for i, r in enumerate(plan.records) if r.rows == OUTPUTS), n)  # records before the head
-        self._views: dict[tuple[Value, int], np.ndarray] = {}
         kinds = dict.fromkeys((r.rows, r.cost.window) for r in plan.records)
         self._costs = {k: total(r.cost for r in plan.records if (r.rows, r.cost.window) == k) for k in kinds}
 
@@ -48,15 +47,6 @@ class Program:
         if isinstance(word, float):
             return int(np.float32(word).view(np.uint32))
         return int(word)
-
-    def view(self, value: Value, rows: int) -> np.ndarray:
-        """The first `rows` rows of an f32 value: float32 (rows, width), valid until the next run."""
-        found = self._views.get((value, rows))
-        if found is None:
-            start = self.plan.offsets[value]
-            flat = self.arena.bytes[start : start + rows * value.width * 4].view(np.float32)
-            found = self._views[value, rows] = flat.reshape(rows, value.width)
-        return found
 
     def cost(self, rows: dict[str, int], position: int) -> tuple[int, int]:
         """(flops, bytes moved at best) of a step of so many rows of each kind after `position` older positions."""

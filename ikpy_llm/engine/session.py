@@ -17,6 +17,7 @@ from ikpy_llm.engine.options import DEFAULT_CTX, Options
 from ikpy_llm.engine.params import Params
 from ikpy_llm.engine.program import Program
 from ikpy_llm.engine.records import At
+from ikpy_llm.engine.timing import Timing
 from ikpy_llm.engine.weights import Weights
 from ikpy_llm.engine.workers import KERNELS as WORKER_KERNELS
 from ikpy_llm.engine.workers import Workers
@@ -26,24 +27,8 @@ from ikpy_llm.kernels import cores, jit
 log = logging.getLogger("ikpy.session")
 ALL_LOGITS = 64 << 20  # bytes of logits one step may produce; longer requests for all rows take several steps
 BLOCK = 64  # words of a state block
-N_TOKENS, POSITION, N_OUTPUTS, BAD, N_USED = range(5)  # those in use
+N_TOKENS, POSITION, N_OUTPUTS, BAD, N_USED, TARGET = range(6)  # those in use
 STATES = TOKENS, OUTPUTS, SLOTS, CELLS
-
-
-@dataclass
-class Timing:
-    """What has been computed since the last reset: tokens, seconds, bytes moved from memory at best, flops."""
-
-    tokens: int = 0
-    seconds: float = 0.0
-    bytes: int = 0
-    flops: int = 0
-
-    def add(self, tokens: int, seconds: float, flops: int, n_bytes: int) -> None:
-        self.tokens += tokens
-        self.seconds += seconds
-        self.flops += flops
-        self.bytes += n_bytes
 
 
 @dataclass(frozen=True)
@@ -242,7 +227,7 @@ class Session:
         steps = fusion.apply(graph, self.options.without())
         if shape.n_rows > 1:
             steps = requant.renamed(steps, self._requantized)
-        records = ops.lower(steps, low)
+        records = [*ops.lower(steps, low), ops.deliver(logits)]
         overlap = not self.options.without() & {"overlap", "all"}
         self._pending[name] = planner.plan(records, low.n_bytes, keep=(logits,), overlap=overlap), logits
 
@@ -308,9 +293,9 @@ class Session:
         tokens = np.asarray(tokens)
         if tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind not in "iu":
             raise IkpyError(f"tokens must be one or more integers, not an array {tokens.shape} of {tokens.dtype}")
-        low, high = int(tokens.min()), int(tokens.max())
+        low, high = (tokens.min(), tokens.max()) if len(tokens) > 1 else (tokens[0], tokens[0])
         if low < 0 or high >= self.n_vocab:
-            raise IkpyError(f"token id {low if low < 0 else high}: the vocabulary has ids 0 to {self.n_vocab - 1}")
+            raise IkpyError(f"token id {int(low if low < 0 else high)}: the vocabulary has ids 0 to {self.n_vocab - 1}")
         if not self.position and len(tokens) > self.n_ctx:
             raise IkpyError(
                 f"a text of {len(tokens)} tokens does not fit into the context of {self.n_ctx} positions; choose a "
@@ -344,25 +329,25 @@ class Session:
         program, logits = self._program(name)
         n = len(tokens)
         self._ids[:n] = tokens
-        words, end = self._words, self.position + n
+        words, end, out = self._words, self.position + n, np.empty((n_outputs, logits.width), np.float32)
         starts = (n, self.position, n_outputs), (n_outputs, end - n_outputs, n_outputs), (), (end, 0)
         for block, numbers in enumerate(starts):
             for i, number in enumerate(numbers):
                 words[block * BLOCK + i] = number
             words[block * BLOCK + BAD] = 0
+        words[STATES.index(OUTPUTS) * BLOCK + TARGET] = out.ctypes.data
         count = program.count if n_outputs else program.body
         self._written = max(self._written, end)
         start = time.perf_counter()
         self._pools[self.threads_of(name)].run(program.address, count)
         seconds = time.perf_counter() - start
-        out = program.view(logits, n_outputs).copy()
-        if any(words[i] for i in range(BAD, len(words), BLOCK)) or not np.isfinite(out).all():
+        if any(words[BAD::BLOCK]):
             raise IkpyError(
                 f"{self.file.path}: non-finite value while computing positions {self.position} to {end - 1}; the file "
                 "may be damaged"
             )
-        rows = {TOKENS: n, OUTPUTS: n_outputs}
-        self.timings["generation" if name == "gen" else "prompt"].add(n, seconds, *program.cost(rows, self.position))
+        kind = "generation" if name == "gen" else "prompt"
+        self.timings[kind].add(seconds, program, n, n_outputs, self.position)
         self.position = end
         self._n_evaluated += n
         return out

@@ -26,6 +26,7 @@ from .simd import (
     splat_load,
     store,
     store_f32,
+    store_i64,
     tile_load,
     tile_zeros,
 )
@@ -213,3 +214,26 @@ def last_rows():
             store_f32(y + i * ELEMENT, load_f32(source + i * ELEMENT))
 
     return last_rows
+
+
+def deliver():
+    """Copy the rows of x to the address in word 5 of the state; word 3 becomes 1 if a number is not finite. Words: x,
+    width, state."""
+
+    def deliver(x, width, state, ith, nth):
+        y = load_i64(state + 40)
+        first, end = _run(load_i64(state) * width, ith, nth)
+        whole, zero = first + (end - first) // LANES * LANES, np.float32(0)
+        none, rest = splat(F32, zero), zero  # 0 times a number, which is 0 or not a number
+        for i in range(first, whole, LANES):
+            v = load(F32, x + i * ELEMENT)
+            store(y + i * ELEMENT, v)
+            none = fma(v, splat(F32, zero), none)
+        for i in range(whole, end):
+            one = load_f32(x + i * ELEMENT)
+            store_f32(y + i * ELEMENT, one)
+            rest += one * zero
+        if reduce_add(none) + rest != zero:
+            store_i64(state + 24, 1)
+
+    return deliver
