@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
+import statistics
 
 import numpy as np
 import report
@@ -36,7 +37,8 @@ def main() -> None:
     parser.add_argument("--depths", default="2048,8192,16384")
     parser.add_argument("--prompt", type=int, default=0, help="tokens of a prompt; 0: generation")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--repeat", type=int, default=5, help="times, each between two looks at the roofs")
+    parser.add_argument("--seconds", type=float, default=0.15)
     parser.add_argument("--name", default="attention", help="results/NAME.json; empty: none")
     a = parser.parse_args()
     rows = []
@@ -44,7 +46,7 @@ def main() -> None:
         k, v = types.split("/") if "/" in types else (types, types)
         for shape in a.shapes.split(","):
             for depth in map(int, a.depths.split(",")):
-                rows.append(measure(k, v, shape, depth, a.prompt, a.threads, a.seconds))
+                rows.append(measure(k, v, shape, depth, a.prompt, a.threads, a.seconds, a.repeat))
                 r = rows[-1]
                 print(
                     f"{types:12} {shape:8} {depth:6} {r['seconds'] * 1e6:9.1f} us {r['gbps']:6.2f} GB/s"
@@ -59,18 +61,18 @@ def main() -> None:
 def roofs(k: str, v: str, threads: int) -> dict[str, float]:
     """Read bandwidth, and multiply-adds of scores and of sums over values, 1e9 a second."""
     keys, values = roof.attention_classes(k, v)
-    found = roof.measure(threads, 0.1, keys, [values])
+    found = roof.measure(threads, 0.05, keys, [values])
     return {"gbps": found["gbps"], "keys": found["gmacs"], "values": found[roof.rate_name(values)]}
 
 
-def measure(k: str, v: str, shape: str, depth: int, prompt: int, threads: int, seconds: float) -> dict:
-    """One line of the table: median time of a layer."""
+def measure(k: str, v: str, shape: str, depth: int, prompt: int, threads: int, seconds: float, repeat: int) -> dict:
+    """One line of the table: medians of the time of a layer, and of its shares of the roofs right before and after."""
     (n_head, n_head_kv, dim), n = SHAPES[shape], prompt or 1
     n_cells = -(-(depth + n) // 256) * 256
     sizes = [attention_layout.cache_bytes(name, n_head_kv, n_cells, dim) for name in (k, v)]
     n_layers = 1 if prompt else -(-STREAMED // sum(sizes))
-    group = n_head // n_head_kv
-    few = {"few": group} if attention_layout.fits(group, k, v) else {}  # as the engine asks
+    few = attention_layout.few_of(n_head // n_head_kv)
+    few = {"few": few} if few != attention_layout.FEW else {}  # as the engine asks
     spec = jit.Kernel("attention.attend", **few, **given(k_dim=dim, v_dim=dim, k_type=k, v_type=v))
     fn = jit.function(jit.load([spec])[spec])
     state, rng = np.array([n, depth, n, 0], np.int64), np.random.default_rng(0)
@@ -85,16 +87,20 @@ def measure(k: str, v: str, shape: str, depth: int, prompt: int, threads: int, s
         held.append(words)
         layers.append(jit.pack_words(words))
     addresses = [ctypes.addressof(words) for words in layers]
-    before = roofs(k, v, threads)
-    taken = bench.median_run(fn, addresses, threads, seconds) / len(addresses)  # layers share nothing
-    after = roofs(k, v, threads)
-    top = {key: (before[key] + after[key]) / 2 for key in after}
     read, macs = sum(sizes) * (depth + n) / n_cells / 1e9, n_head * n * (depth + (n + 1) / 2) * dim / 1e9  # of each
-    bytes_bound, products_bound = read / top["gbps"], macs / top["keys"] + macs / top["values"]
-    row = {"k": k, "v": v, "shape": shape, "depth": depth, "prompt": prompt, "seconds": taken, "roof": top}
-    row |= {"gbps": read / taken, "gmacs": 2 * macs / taken}
-    row |= {"share_bytes": bytes_bound / taken, "share_products": products_bound / taken}
-    return row | {"share": max(bytes_bound, products_bound) / taken}
+    runs, before = [], roofs(k, v, threads)
+    for _ in range(repeat):
+        taken = bench.median_run(fn, addresses, threads, seconds) / len(addresses)  # layers share nothing
+        after = roofs(k, v, threads)
+        top = {key: (before[key] + after[key]) / 2 for key in after}
+        bounds = read / top["gbps"], macs / top["keys"] + macs / top["values"]
+        run = {"seconds": taken, "gbps": read / taken, "gmacs": 2 * macs / taken}
+        run |= {"share_bytes": bounds[0] / taken, "share_products": bounds[1] / taken, "share": max(bounds) / taken}
+        runs.append(run | {f"roof_{key}": x for key, x in top.items()})
+        before = after
+    row = {"k": k, "v": v, "shape": shape, "depth": depth, "prompt": prompt}
+    row |= {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    return row | {"shares": [run["share"] for run in runs]}
 
 
 def given(**words) -> dict:

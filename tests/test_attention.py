@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ikpy_llm.kernels import simd
-from ikpy_llm.kernels.attention_layout import cache_bytes, n_counters, scratch_bytes
+from ikpy_llm.kernels.attention_layout import FEW, cache_bytes, few_of, n_counters, scratch_bytes
 from ikpy_llm.kernels.jit import Kernel, call
 
 LANES = simd.LANES
@@ -46,7 +46,7 @@ class Heads:
         for c in self.caches:
             assert (c[:MARGIN] == 77).all() and (c[-MARGIN:] == 77).all(), "written outside the cache"
 
-    def attend(self, pos0, n, window=0, nth=1, scale=None, cap=0.0):
+    def attend(self, pos0, n, window=0, nth=1, scale=None, cap=0.0, few=0):
         state = np.array([n, pos0, n, 0], np.int64)
         whole = np.full(n * self.n_head * self.v_dim + 2 * MARGIN, -5.5, np.float32)
         scratch = np.full(scratch_bytes(n, self.n_head, self.n_cells, self.v_dim) // 4 + 2 * MARGIN, np.nan, np.float32)
@@ -57,6 +57,8 @@ class Heads:
         heads = self.n_head, self.n_head_kv, 0, self.n_head
         words = q, *self.kv(), y, *heads, self.n_cells, window, scale, float(cap), inner, self.counters, state
         how = {"softcap": True} if cap else {}
+        few = few or few_of(self.n_head // self.n_head_kv)  # as the engine asks
+        how |= {"few": few} if few != FEW else {}
         call(Kernel("attention.attend", k_dim=self.k_dim, v_dim=self.v_dim, **how), *words, nth=nth)
         assert not self.counters.any()
         for a, pattern in (whole, -5.5), (scratch, 88):
@@ -92,7 +94,7 @@ def test_kv_store():
         assert np.isnan(cache[:, 39:]).all()
 
 
-RATIOS = [(1, 1), (2, 1), (6, 2), (4, 1), (8, 1), (12, 2)]
+RATIOS = [(1, 1), (2, 1), (6, 2), (4, 1), (5, 1), (8, 1), (12, 2)]
 SIZES = [(64, 64), (80, 80), (128, 128), (96, 64), (192, 128), (256, 256)]
 
 
@@ -104,6 +106,16 @@ def test_prompt(n, n_head, n_head_kv):
     y = [h.attend(0, n, nth=nth) for nth in (1, 2, 3)]
     np.testing.assert_allclose(y[0], h.reference(0, n), atol=3e-6)
     assert (y[1] == y[0]).all() and (y[2] == y[0]).all(), "depends on the number of threads"
+
+
+@pytest.mark.parametrize("few", range(1, 6))
+def test_rows_of_a_tile(few):
+    """No result depends on how many rows share the loads of keys and values."""
+    h = Heads(10, 2, 64, 80, 512, seed=few)
+    h.store(0, 300)
+    y = h.attend(0, 300)
+    for pos, n in (0, 1), (299, 1), (100, 3):
+        assert (h.attend(pos, n, few=few, nth=2) == y[pos : pos + n]).all()
 
 
 @pytest.mark.parametrize(("k_dim", "v_dim"), SIZES)

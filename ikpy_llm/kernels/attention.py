@@ -23,10 +23,11 @@ from .attention_layout import (
     FEW,
     HEADER,
     LEFT,
+    ROWS,
     SPLIT_TOKENS,
     partial_bytes,
 )
-from .attention_tile import LOG2E, LOWEST, ROWS, TILES, VECTOR, exp2, first_visible, tile_of
+from .attention_tile import LOG2E, LOWEST, TILES, VECTOR, exp2, first_visible, tile_of
 from .attention_values import values_bytes, values_reader
 from .hadamard import rotation
 from .kv_types import COLUMNS, KVType, kv_type
@@ -130,13 +131,13 @@ def attend(
     latent: the cache is rows of k_dim for each KV head, whose first v_dim columns are the values; vcache is kcache.
     Where it is quantized they lie as keys do.
     k_type, v_type: of the cache (kv_types.py). khad, vhad: keys, values went into it through a Hadamard rotation.
-    few: rows of the narrow tile, 1 to FEW; no result depends on it.
+    few: rows of the narrow tile, fewer than ROWS; no result depends on it.
 
     In steps of at most SPLIT_TOKENS tokens threads get chunks of the sequence; who finishes the last chunk of some rows
     joins them, in order. Rows, and the last quarter of the chunks, go to whoever comes first.
     """
-    if not 1 <= few <= FEW:
-        raise ValueError(f"attention with a tile of {few} rows: accepted are 1 to {FEW}")
+    if not 1 <= few < ROWS:
+        raise ValueError(f"attention with a tile of {few} rows: accepted are 1 to {ROWS - 1}")
     if k_dim % 16 or v_dim % 16:
         raise ValueError(f"attention with heads of {k_dim} and {v_dim}: accepted are multiples of 16")
     k_kv, v_kv = kv_type(k_type), kv_type(k_type if latent else v_type)

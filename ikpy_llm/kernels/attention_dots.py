@@ -95,6 +95,34 @@ def spread_sums(n: int):
     return apply
 
 
+def float_products(elem: str, n_rows: int, wide: int):
+    """Function (acc f32 tile [n_rows][wide], numbers, row step, at, stride) -> acc plus each row's f32 number times
+    `wide` vectors of this type at `at`, `stride` bytes apart: one after the other, so that all sums stay in registers.
+    """
+    tile, one = Tile(F32, n_rows * wide), signature(F32, F32, F32, F32)
+    vector = Vec({"f32": "f32", "f16": "f16", "bf16": "u16"}[elem], LANES)
+
+    @intrinsic
+    def apply(typingctx, acc, numbers, row_step, at, stride):
+        def codegen(ctx, b, sig, args):
+            acc, numbers, row_step, at, stride = args
+            rows = (emit_load(b, emit_offset(b, numbers, row_step, i), F32.ir.element) for i in range(n_rows))
+            factors, out = [broadcast(b, x, F32) for x in rows], [None] * tile.n
+            for j in range(wide):
+                v = emit_load(b, emit_offset(b, at, stride, j), vector.ir)
+                v = ops.bf16_to_f32.op.body(b, signature(F32, vector), v) if elem == "bf16" else v
+                v = b.fpext(v, F32.ir) if elem == "f16" else v
+                for i, x in enumerate(factors):
+                    k = i * wide + j
+                    out[k] = ops.fma.op.body(b, one, x, v, b.extract_value(acc, k))
+                fence(b)
+            return _pack(b, tile, out)
+
+        return tile(tile, *[types.int64] * 4), codegen
+
+    return apply
+
+
 def byte_products(n_rows: int):
     """Function (acc i32 tile [n_rows][PARTS_V], codes, panel stride, weights, masks) -> acc + codes s8 [panel][part]
     [quad][4 W] times weights u8 [n_rows][BLOCK] of RUN quads of positions.

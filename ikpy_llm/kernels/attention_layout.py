@@ -12,7 +12,8 @@ from .kv_types import kv_type
 BLOCK = 64  # positions between two updates of the running softmax
 # positions with a softmax of their own; chunks are joined in order, so that they may be worked on by different threads
 CHUNK = 256
-FEW = 4  # rows (tokens x heads of a KV head) of the narrow tile, unless a kernel is asked for fewer
+ROWS = 6  # rows (tokens x heads of a KV head) of a full tile; 2 or 4 vectors of sums for each fit the registers
+FEW = 4  # rows of the narrow tile, unless a kernel is asked for another number
 SPLIT_TOKENS = 4  # steps of at most so many tokens give threads chunks of the sequence, longer ones rows
 CACHE_LINE = 64
 DEALT, LEFT, DONE = 0, 16, 32  # counters of attend
@@ -47,8 +48,7 @@ def cache_bytes(type_name: str, n_head_kv: int, n_cells: int, dim: int) -> int:
     return n_head_kv * n_cells * kv_type(type_name).row_bytes(dim)
 
 
-def fits(group: int, k_type: str, v_type: str) -> bool:
-    """Whether a narrow tile of just the heads of a KV head is faster than one of FEW rows: with integer products, not
-    with float ones, whose chains would be too few (Zen 4: 9.9 and 7.6 GB/s in q8_0, 6.8 and 7.6 in f16 with 3 rows).
-    """
-    return group < FEW and not kv_type(k_type).is_plain and not kv_type(v_type).is_plain
+def few_of(group: int) -> int:
+    """Rows of the narrow tile for models with so many heads for a KV head: those of one token, where they are fewer
+    than a full tile's."""
+    return group if group < ROWS else FEW

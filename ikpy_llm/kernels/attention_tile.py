@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import attention_latent
+from .attention_dots import float_products
 from .attention_int import query_writer, scorer
 from .attention_layout import BLOCK, CACHE_LINE, HEADER
 from .attention_values import weigher
@@ -46,8 +47,8 @@ from .simd import (
 )
 from .simd.mathfn import tanh
 
-ROWS = 6  # rows of a full tile; ROWS * WIDE sums, WIDE loads and a broadcast fit the registers
-WIDE = 4 if TARGET.name in ("avx512", "neon") else 2  # vectors side by side: panels of K, parts of a row of V
+# vectors side by side: panels of K, parts of a row of V; ROWS * WIDE sums, WIDE loads and a broadcast fit the registers
+WIDE = 4 if TARGET.name in ("avx512", "neon") else 2
 THIN = 3  # up to so many rows four vectors stand side by side: chains of sums that hide the latency of fma
 TILES = 4  # full tiles of an item: they use a chunk of K and V again from the L2 cache
 ELEMENT_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
@@ -153,11 +154,26 @@ def reader(elem: str, n: int):
     return {"f16": f16, "bf16": bf16, "f32": plain}[elem]
 
 
+def products(elem: str, n_rows: int, wide: int):
+    """Function (acc, numbers, row step, at, stride) as attention_dots.float_products; wider tiles leave the order to
+    LLVM."""
+    if n_rows <= THIN and TARGET.name == "avx2":
+        return float_products(elem, n_rows, wide)
+    read = reader(elem, wide)
+
+    @inline
+    def add(acc, numbers, row_step, at, stride):
+        v = read(at, stride)
+        return outer_fma(acc, tile_splat(F32, n_rows, numbers, row_step), v)
+
+    return add
+
+
 def _weigh(n_rows, wide, elem, panel):
     """sums[row][0 .. wide) += weights[row][p] * V[p][...] for n positions; V rows are v_step bytes apart,
     those needed next are `ahead` bytes on. Weights are [position / panel][row][panel].
     """
-    n_sums, read, size = n_rows * wide, reader(elem, wide), ELEMENT_BYTES[elem]
+    n_sums, add, size = n_rows * wide, products(elem, n_rows, wide), ELEMENT_BYTES[elem]
     row_step, ask = panel * 4, _prefetcher(wide * LANES * size)
 
     @inline
@@ -167,9 +183,8 @@ def _weigh(n_rows, wide, elem, panel):
             w = weights + first * n_rows * 4
             for p in range(min(panel, n - first)):
                 at = values + (first + p) * v_step
-                v = read(at, LANES * size)
                 ask(at + ahead)
-                acc = outer_fma(acc, tile_splat(F32, n_rows, w + p * 4, row_step), v)
+                acc = add(acc, w + p * 4, row_step, at, LANES * size)
         tile_store(sums, VECTOR, acc)
 
     return weigh
@@ -193,7 +208,7 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
     wide = wide_of(n_rows, latent)
     panel = wide * LANES  # positions scored at once
     fold_max, add = _fold(maximum, wide), _adder(wide)
-    read, k_size, v_size = reader(k_elem, wide), ELEMENT_BYTES[k_elem], ELEMENT_BYTES[v_elem]
+    multiply, k_size, v_size = products(k_elem, n_rows, wide), ELEMENT_BYTES[k_elem], ELEMENT_BYTES[v_elem]
     n_scores, k_row, panel_step = n_rows * wide, k_dim * 4, k_dim * LANES * k_size
     n_wide, n_rest = v_dim // panel, v_dim % panel // LANES  # panel is also the width of wide vectors of V
     rest = max(n_rest, 1)
@@ -211,9 +226,8 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
         """scores[row][position] of the panel positions at keys; the panels needed next are `ahead` bytes on."""
         acc = tile_zeros(F32, n_scores)
         for d in range(k_dim):
-            k = read(keys + d * LANES * k_size, panel_step)
             ask(keys + ahead + d * panel * k_size)
-            acc = outer_fma(acc, tile_splat(F32, n_rows, queries + d * 4, k_row), k)
+            acc = multiply(acc, queries + d * 4, k_row, keys + d * LANES * k_size, panel_step)
         tile_store(scores, VECTOR, acc)
 
     score = attention_latent.score(n_rows, k_dim, panel, reader, k_elem) if latent else score_panels
