@@ -218,7 +218,7 @@ def attend(
         n_parts = (n_rows + item_rows - 1) // item_rows
         queries, totals, part, works = queries_of(), totals_of(), part_of(), works_of()
         keys_of_block, values_of_block, prepared = k_block(), v_block(), prepared_of()
-        n_items, ready = n_parts * n_head_kv * n_spans, -1
+        n_items, ready, finished = n_parts * n_head_kv * n_spans, -1, 0
         # neighbouring chunks: what is prefetched past the end of one is used; late rows, which see most, come first
         own = n_items * 3 // (4 * nth) if split else 0
         index, end_own = ith * own, ith * own + own
@@ -305,8 +305,11 @@ def attend(
                     rotate_y(y + out * v_dim * 4)
                 elif empty:
                     clear(scratch + (place(row0 + row, group, head, n_head) * n_spans + span) * part_step)
-            done = counters + 8 * (DONE + late * n_head_kv + head)
-            if split and atomic_add(done, 1) == n_spans - 1:
+            done, finished, index = counters + 8 * (DONE + late * n_head_kv + head), finished + 1, index + 1
+            if not split or (index < end_own and index // n_spans == ready):
+                continue  # a shared counter is dear
+            share, finished = finished, 0
+            if atomic_add(done, share) == n_spans - share:
                 atomic_store(done, 0)
                 for row in range(used):
                     at = place(row0 + row, group, head, n_head)
@@ -316,7 +319,6 @@ def attend(
                     out = place(row0 + row, group, head, n_head_all) + first_head
                     finish(part, y + out * v_dim * 4)
                     rotate_y(y + out * v_dim * 4)
-            index += 1
         if atomic_add(counters + 8 * LEFT, 1) == nth - 1:
             atomic_store(counters + 8 * DEALT, 0)
             atomic_store(counters + 8 * LEFT, 0)
