@@ -43,6 +43,7 @@ from .simd import (
     load,
     load_f32,
     load_i32,
+    load_i64,
     maximum,
     ops,
     prefetch_l2,
@@ -328,7 +329,9 @@ def weigher(kv: KVType, n_rows: int, v_dim: int, wide: int, latent: bool = False
             for row in range(n_used):
                 w, share, source = scaled + row * 4 * BLOCK, load_f32(shares + 4 * row), block + g * GROUP_BYTES
                 if seen != 0:
-                    own_scales(source, own, load_i32(seen + 8 * row), load_i32(seen + 8 * row + 4))
+                    at = seen + 8 * row
+                    if row == 0 or load_i64(at) != load_i64(at - 8):  # heads of a token see the same
+                        own_scales(source, own, load_i32(at), load_i32(at + 4))
                     source = own
                 source = plain_index(source)
                 round_row(w, source + AT_NORM, rounded + row * WEIGHTS)
