@@ -194,17 +194,17 @@ class Matrix:
             res = res if in_place else buffers.source(res)
         tail = (0 if bias is None else buffers.source(bias.astype(np.float32)), res)
         source = self.raw if how.endswith("rows") else self.panels
+        claim = np.zeros(1, np.int64) if nth % 2 == 0 else 0  # threads that share the end of the matrix, or not
         if how == "gemv":
-            words = source, codes, acts.stride, start, y, stride, self.rows, self.k, *tail
+            words = source, codes, acts.stride, start, y, stride, self.rows, self.k, *tail, claim
             spec = Kernel("derive.gemv", n=n, **spec)
         elif how == "gemv_rows":
             assert n == 1
-            words = source, self.row_bytes, codes, acts.stride, start, y, self.rows, self.k, *tail
+            words = source, self.row_bytes, codes, acts.stride, start, y, self.rows, self.k, *tail, claim
             spec = Kernel("derive.gemv_rows", **spec)
         else:
             size = layout.gemm_scratch_bytes(n)
             head = source, self.row_bytes, codes, acts.stride, start, y, stride, self.rows, self.k
-            claim = np.zeros(1, np.int64) if nth % 2 == 0 else 0  # threads that share the end of the matrix, or not
             words = *head, *tail, buffers(nth * size), size, step_state(n), claim
             spec = Kernel("derive.gemm", **spec, **({"rows_layout": True} if how == "gemm_rows" else {}))
         jit.call(spec, *words, nth=nth)

@@ -364,10 +364,10 @@ def matmul(o: Op, low: Lowering) -> Record:
         words = source, row_bytes, x, acts.stride, start, y, y.width, *common, *totals, _state(x), CLAIM
     elif low.packed:
         kernel = kernel_named("derive.gemv", type=type_name, n=1)
-        words = source, x, acts.stride, start, y, y.width, *common
+        words = source, x, acts.stride, start, y, y.width, *common, CLAIM
     else:
         kernel = kernel_named("derive.gemv_rows", type=type_name)
-        words = source, row_bytes, x, acts.stride, start, y, *common
+        words = source, row_bytes, x, acts.stride, start, y, *common, CLAIM
     if x.rows == CELLS:
         bytes_seen = acts.n_bytes(1, x.width) // acts.t + F32 * y.width
         cost = Cost(flops_seen=2 * x.width * y.width, bytes_position=bytes_seen, bytes_once=row_bytes * y.width)

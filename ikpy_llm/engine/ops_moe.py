@@ -80,7 +80,7 @@ def grouped_product(low: Lowering, w: str, sizes, groups, x, acts, y, totals, st
     plain = kernel_named("derive.gemv_rows", type=type_name)
     called = kernel_named("derive.gemv", type=type_name, n=1) if low.packed else plain
     kernel = kernel_named("grouped.gemv", ragged=ragged, rows_layout=not low.packed, shared=shared)
-    return kernel, (called, *words, rows, k, state), n_bytes
+    return kernel, (called, *words, rows, k, state, CLAIM), n_bytes
 
 
 @op

@@ -11,7 +11,8 @@ x and y of a group lie at first * by_row + id * by_id bytes after the start; act
 
 from __future__ import annotations
 
-from .simd import atomic_add, call_kernel, inline, load_i32, load_i64, stack, store_i64
+from .dealing import runs, shares
+from .simd import LANES, atomic_add, call_kernel, inline, load_i32, load_i64, stack, store_i64
 
 WORDS = 20  # of the kernel that is called, at most
 
@@ -170,10 +171,11 @@ def gemm(t: int, ragged: bool):
 def gemv(ragged: bool, rows_layout: bool, shared: bool):
     """y = W x for each group of one row. shared: all groups read the same acts. Words: kernel (derive.gemv with n = 1,
     or derive.gemv_rows with rows_layout), routes, o_groups, n_groups, w, matrix_bytes, row_bytes, acts, stride,
-    n_slices, start, y, by_row, by_id, rows, k, state.
+    n_slices, start, y, by_row, by_id, rows, k, state, claim (a counter that is 0). Threads get contiguous runs of the
+    rows of all groups, of the last quarter whoever comes first.
     """
     number, group = _groups(1, ragged)
-    args_of, at = stack(8 * WORDS), 2 if rows_layout else 1  # word of the acts
+    args_of, at, lanes = stack(8 * WORDS), 2 if rows_layout else 1, LANES  # at: word of the acts
 
     def gemv(
         kernel,
@@ -193,30 +195,39 @@ def gemv(ragged: bool, rows_layout: bool, shared: bool):
         rows,
         k,
         state,
+        claim,
         ith,
         nth,
     ):
         args = args_of()
         put(args, 1, row_bytes)  # of rows_layout, else overwritten
         put(args, 5, rows)  # elements between columns of y; overwritten with rows_layout
-        put(args, 6, rows)
         put(args, 7, k)
         put(args, 8, 0)
         put(args, 9, 0)
-        n = number(routes, n_groups)
-        whole = n // nth  # groups of a thread, which reads their matrices in one go; threads share the others
-        for turn in range(whole + n % nth):
-            i = ith * whole + turn if turn < whole else n - n % nth + turn - whole
-            id_, first, _ = group(routes, o_groups, i, state)
-            x = acts if shared else acts + first * n_slices * stride
-            put(args, 0, w + id_ * matrix_bytes)
-            put(args, at, x)
-            put(args, at + 1, stride)
-            put(args, at + 2, start)
-            put(args, at + 3, y + first * by_row + id_ * by_id)
-            if turn < whole:
+        put(args, 10, 0)
+        panels = (rows + lanes - 1) // lanes  # of a group: rows that are taken together
+        panel_bytes = row_bytes * lanes if rows_layout else matrix_bytes // panels
+        total = number(routes, n_groups) * panels
+        own = shares(total, nth)
+        first, end, run = own * ith, own * ith + own, runs(total, own, nth)
+        while True:
+            while first < end:
+                i, panel = first // panels, first % panels
+                id_, row, _ = group(routes, o_groups, i, state)
+                n = min(end - first, panels - panel)
+                x = acts if shared else acts + row * n_slices * stride
+                put(args, 0, w + id_ * matrix_bytes + panel * panel_bytes)
+                put(args, at, x)
+                put(args, at + 1, stride)
+                put(args, at + 2, start)
+                put(args, at + 3, y + row * by_row + id_ * by_id + panel * lanes * 4)
+                put(args, 6, min(n * lanes, rows - panel * lanes))
                 call_kernel(kernel, args, 0, 1)
-            else:
-                call_kernel(kernel, args, ith, nth)
+                first += n
+            first = own * nth + atomic_add(claim, 1) * run
+            end = min(first + run, total)
+            if first >= total:
+                break
 
     return gemv

@@ -95,7 +95,8 @@ def matmul(data, type_name: str, shape: tuple[int, int], x) -> np.ndarray:
     flavour = layout.flavour(name)
     start = acts.start(flavour) if flavour else 0
     if few:
-        jit.call(jit.Kernel("derive.gemv", type=name, n=n), panels, buffer, acts.stride, start, y, rows, rows, k, 0, 0)
+        words = panels, buffer, acts.stride, start, y, rows, rows, k, 0, 0, 0
+        jit.call(jit.Kernel("derive.gemv", type=name, n=n), *words)
     else:
         scratch = bench.allocate(layout.gemm_scratch_bytes(n))
         state = np.array([n, 0, 0, 0], np.int64)

@@ -101,7 +101,7 @@ def run(kernel: str, type: str, n: int, rows: int, k: int, threads: int, seconds
     if kernel == "gemv":
         spec, words = (
             jit.Kernel("derive.gemv", type=type, n=n),
-            [weights, a, layout.stride, start, y, rows, rows, k, 0, 0],
+            [weights, a, layout.stride, start, y, rows, rows, k, 0, 0, 0],
         )
     else:
         scratch = allocate(threads * gemm_scratch_bytes(n))

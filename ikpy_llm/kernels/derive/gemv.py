@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..dealing import runs, shares
 from ..quants import get
 from ..simd import ops
 from ..simd.core import Vec
@@ -28,6 +29,7 @@ from ..simd.ops import (
     tile_splat,
     tile_zeros,
 )
+from ..simd.threads import atomic_add
 from .layout import SLICE, ActsLayout, PanelLayout, chunk, flavour, scaled_as_integers
 from .output import column_writer
 from .panel_scales import int_scale_reader, min_reader, scale_reader
@@ -41,21 +43,30 @@ AHEAD = 4
 
 def gemv(type: str, n: int):
     """words: w (panels), acts, stride, start (offset of the type's start values), y f32 [n][y_stride], y_stride
-    (elements), rows, k, bias or 0, residual (like y) or 0.
+    (elements), rows, k, bias or 0, residual (like y) or 0, claim (a counter that is 0) or 0.
 
-    y[c][row] = sum_k w[row][k] x[c][k] (+ bias[row]) (+ residual[c][row]). Panels are split between threads in
-    contiguous runs.
+    y[c][row] = sum_k w[row][k] x[c][k] (+ bias[row]) (+ residual[c][row]). Threads get contiguous runs of panels; with
+    a claim the last quarter goes to whoever comes first, as cores differ and others may use them.
     """
     q = get(type)
     dot = _float_panel(q, n) if q.is_float else _quant_panel(q, n)
     write = column_writer(n)
     lanes = LANES
 
-    def gemv(w, acts, stride, start, y, y_stride, rows, k, bias_at, residual_at, ith, nth):
+    def gemv(w, acts, stride, start, y, y_stride, rows, k, bias_at, residual_at, claim, ith, nth):
         n_panels = (rows + lanes - 1) // lanes
-        for panel in range(n_panels * ith // nth, n_panels * (ith + 1) // nth):
-            total = dot(w, panel, k, acts, stride, start)
-            write(total, y, y_stride, panel * lanes, rows, bias_at, residual_at)
+        first, end, own = n_panels * ith // nth, n_panels * (ith + 1) // nth, shares(n_panels, nth)
+        if claim != 0:
+            first, end = own * ith, own * ith + own
+        run = runs(n_panels, own, nth)
+        while True:
+            for panel in range(first, end):
+                total = dot(w, panel, k, acts, stride, start)
+                write(total, y, y_stride, panel * lanes, rows, bias_at, residual_at)
+            first = own * nth + atomic_add(claim, 1) * run if claim != 0 else n_panels
+            end = min(first + run, n_panels)
+            if first >= n_panels:
+                break
 
     return gemv
 

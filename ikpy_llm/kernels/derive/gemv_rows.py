@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..dealing import runs, shares
 from ..quants import get
 from ..simd import ops
 from ..simd.core import TARGET, Vec, shuffle
@@ -26,25 +27,35 @@ from ..simd.ops import (
     reduce_add,
     zeros,
 )
+from ..simd.threads import atomic_add
 from .gemv import column_reader
 from .layout import MAGIC_BITS, MIN_UNIT, SLICE, ActsLayout, chunk, flavour, scaled_as_integers, word_columns
 from .rows import row_functions, scale_integer
 
 
 def gemv_rows(type: str):
-    """words: w (file rows), row_stride bytes, acts (t = 1), stride, start, y f32 [rows], rows, k, bias, residual.
-    Rows are split in contiguous runs."""
+    """words: w (file rows), row_stride bytes, acts (t = 1), stride, start, y f32 [rows], rows, k, bias or 0, residual
+    or 0, claim (a counter that is 0) or 0. Threads share the rows as gemv's do panels."""
     q = get(type)
     dot = _float_row(q) if q.is_float else _quant_row(q)
 
-    def gemv_rows(w, row_stride, acts, stride, start, y, rows, k, bias_at, residual_at, ith, nth):
-        for r in range(rows * ith // nth, rows * (ith + 1) // nth):
-            total = dot(w + r * row_stride, k, acts, stride, start)
-            if bias_at != 0:
-                total += load_f32(bias_at + 4 * r)
-            if residual_at != 0:
-                total += load_f32(residual_at + 4 * r)
-            ops.store_f32(y + 4 * r, total)
+    def gemv_rows(w, row_stride, acts, stride, start, y, rows, k, bias_at, residual_at, claim, ith, nth):
+        first, end, own = rows * ith // nth, rows * (ith + 1) // nth, shares(rows, nth)
+        if claim != 0:
+            first, end = own * ith, own * ith + own
+        run = runs(rows, own, nth)
+        while True:
+            for r in range(first, end):
+                total = dot(w + r * row_stride, k, acts, stride, start)
+                if bias_at != 0:
+                    total += load_f32(bias_at + 4 * r)
+                if residual_at != 0:
+                    total += load_f32(residual_at + 4 * r)
+                ops.store_f32(y + 4 * r, total)
+            first = own * nth + atomic_add(claim, 1) * run if claim != 0 else rows
+            end = min(first + run, rows)
+            if first >= rows:
+                break
 
     return gemv_rows
 
