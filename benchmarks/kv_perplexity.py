@@ -1,15 +1,18 @@
 """Perplexities with every type of the KV cache that the reference data has: a table, results/kv_perplexity.json.
 
-python benchmarks/kv_perplexity.py GOLDEN MODELS [--chunks 8] [--only NAME]
+python benchmarks/kv_perplexity.py GOLDEN MODELS [--chunks 8] [--only NAME] [--exact]
 
-GOLDEN and MODELS as in golden_real.py. In brackets: how far from ik_llama.cpp after as many chunks, and (for those two
-engines alike) from their own f16.
+GOLDEN and MODELS as in golden_real.py. In brackets: how far from ik_llama.cpp after as many chunks, with the standard
+error of that difference over the chunks. --exact: also with -fa off, whose products are exact.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import statistics
+from itertools import pairwise
 from pathlib import Path
 
 import report
@@ -26,6 +29,7 @@ def main() -> None:
     parser.add_argument("models", type=Path)
     parser.add_argument("--chunks", type=int, default=8)
     parser.add_argument("--only", help="one model")
+    parser.add_argument("--exact", action="store_true", help="also without flash attention")
     a = parser.parse_args()
     reference = json.loads((a.golden / "real" / "ppl.json").read_text())
     text = (a.golden / "text" / "ppl.txt").read_text(encoding="utf-8")
@@ -37,22 +41,37 @@ def main() -> None:
             continue
         if not run["running_ppl"] or k == v == "q8_KV":
             continue
-        rows.append(measure(a.models / f"{model}.gguf", text, k, v, "khad" in how, a.chunks))
-        rows[-1] |= {"model": model, "ik": run["running_ppl"][min(a.chunks, len(run["running_ppl"])) - 1]}
-        off = rows[-1]["ppl"] / rows[-1]["ik"] - 1
-        print(
-            f"{model:17} {k:7} {v:7} {how:8} {rows[-1]['ppl']:9.4f} ik {rows[-1]['ik']:9.4f} ({off:+.2%})", flush=True
-        )
+        for flash_attn in (True, False)[: 1 + a.exact]:
+            options = {"cache_type_k": k, "cache_type_v": v, "khad": "khad" in how, "flash_attn": flash_attn}
+            found = measure(a.models / f"{model}.gguf", text, a.chunks, **options)
+            ik = run["running_ppl"][: len(found.running)]
+            off, error = difference(found.running, ik)
+            rows.append({"model": model, **options, "ppl": round(found.value, 4), "ik": ik[-1]})
+            rows[-1] |= {"difference": off, "error": error, "chunks": len(ik)}
+            mode = "" if flash_attn else "-fa off"
+            print(
+                f"{model:17} {k:7} {v:7} {how:8} {mode:7} {found.value:9.4f} ik {ik[-1]:9.4f} "
+                f"({off:+.2%} +- {error:.2%})",
+                flush=True,
+            )
     if not a.only:
         command = ["python", "benchmarks/kv_perplexity.py", "GOLDEN", "MODELS"]
         report.write("kv_perplexity", {"chunks": a.chunks, "rows": rows}, command)
 
 
-def measure(path: Path, text: str, k: str, v: str, khad: bool, chunks: int) -> dict:
-    with ikpy_llm.Model.load(path, n_ctx=512, cache_type_k=k, cache_type_v=v, khad=khad) as model:
+def measure(path: Path, text: str, chunks: int, **options):
+    with ikpy_llm.Model.load(path, n_ctx=512, **options) as model:
         bos = model.vocab.bos if model.vocab.add_bos else None
-        found = perplexity(model.session, model.tokenize(text), bos=bos, n_ctx=512, n_chunks=chunks)
-    return {"k": k, "v": v, "khad": khad, "ppl": round(found.value, 4)}
+        return perplexity(model.session, model.tokenize(text), bos=bos, n_ctx=512, n_chunks=chunks)
+
+
+def difference(ours: list[float], others: list[float]) -> tuple[float, float]:
+    """(difference of the mean loss, its standard error over chunks) of two runs' perplexities after each chunk."""
+    each = [
+        [(i + 1) * y - i * x for i, (x, y) in enumerate(pairwise([0.0, *map(math.log, r)]))] for r in (ours, others)
+    ]
+    gaps = [x - y for x, y in zip(*each, strict=True)]
+    return statistics.mean(gaps), statistics.stdev(gaps) / math.sqrt(len(gaps)) if len(gaps) > 1 else math.nan
 
 
 if __name__ == "__main__":

@@ -247,3 +247,9 @@ def test_progress_and_timings(path):
         assert (p.tokens, g.tokens) == (20, 1) and p.seconds > 0 < g.seconds
         macs = sum(t.shape[0] * t.shape[1] for t in s.weights.matrices)
         assert g.flops > 2 * macs and g.bytes > s.weights.n_bytes
+        for token in (2, 3):
+            s.eval([token])
+        s.rewind(5)
+        s.eval([4])
+        costs = [s.program("gen").cost({"tokens": 1, "outputs": 1}, at) for at in (20, 21, 22, 5)]
+        assert (g.tokens, g.flops, g.bytes) == (4, *map(sum, zip(*costs, strict=True)))

@@ -154,6 +154,7 @@ WORDS = {
     "get_rows": "looking up embeddings",
     "kv_store": "storing keys and values",
     "rope": "rotating queries and keys",
+    "deliver": "copying and checking the logits",
 }
 
 
@@ -165,7 +166,7 @@ def limits(p: Profile, roof: dict[str, float], n: int = 3) -> list[str]:
     found = [(sum(x.seconds for x in lines), _words(op, lines, p, roof)) for op, lines in groups.items()]
     wait = "threads waiting for each other: many short steps, uneven parts, or cores that others use"
     found.append((p.waiting, wait if p.n_threads > 1 else "between the steps of the program"))
-    found.append((p.outside, "outside the machine code: starting threads, checks, copying logits"))
+    found.append((p.outside, "outside the machine code: Python, starting threads"))
     ranked = sorted(((s, text) for s, text in found if s > 0), key=lambda item: -item[0])
     return [f"{seconds / p.seconds:.0%} of the time ({_time(seconds)}): {text}" for seconds, text in islice(ranked, n)]
 

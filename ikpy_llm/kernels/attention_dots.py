@@ -11,13 +11,13 @@ from numba.extending import intrinsic
 
 from .attention_layout import BLOCK
 from .derive.tileops import _pack
-from .kv_decode import address, emit_code
+from .kv_decode import emit_code
 from .kv_store import QUADS, SIZE
 from .kv_types import KVType
 from .simd import F32, I8V, I16V, I32V, LANES, TARGET, U8, Tile, Vec, ops
 from .simd.core import assembly, broadcast, call, constant, fence, held, shuffle
 from .simd.dots import Dots
-from .simd.memory import emit_load, emit_offset, emit_store
+from .simd.memory import emit_at, emit_load, emit_offset, emit_store
 
 VECTOR = LANES * 4  # bytes
 SPREAD = TARGET.pairs16  # numbers of queries fill vectors
@@ -46,7 +46,7 @@ def spread_dots(kv: KVType, n: int, top: int):
     def apply(typingctx, acc, weights, stride, start, codes, scales, offset, row_scales):
         def codegen(ctx, b, sig, values):
             acc, weights, _, start, codes, scales, offset, row_scales = values
-            sums = [emit_load(b, address(b, start, VECTOR * c), I32V.ir) for c in range(n)]
+            sums = [emit_load(b, emit_at(b, start, VECTOR * c), I32V.ir) for c in range(n)]
             ones = held(b, constant(I16V, 1))
             for first in range(0, 8, dots.length):
                 partial = [None] * n
@@ -54,9 +54,9 @@ def spread_dots(kv: KVType, n: int, top: int):
                     if kv.bits == 4:
                         w = emit_code(b, kv, weights, v, 0)
                     else:
-                        w = emit_load(b, address(b, weights, v * SIZE), U8.ir)
+                        w = emit_load(b, emit_at(b, weights, v * SIZE), U8.ir)
                     for c in range(n):
-                        x = emit_load(b, address(b, codes, VECTOR * (v * n + c)), I8V.ir)
+                        x = emit_load(b, emit_at(b, codes, VECTOR * (v * n + c)), I8V.ir)
                         x = call(b, "llvm.x86.avx2.pmadd.ub.sw", I16V.ir, w, x)
                         partial[c] = x if partial[c] is None else added(b, "vpaddw", partial[c], x)
                         if dots.length == 1:
@@ -65,7 +65,7 @@ def spread_dots(kv: KVType, n: int, top: int):
                     sums = [widened(b, x, y, ones) for x, y in zip(sums, partial, strict=True)]
             row = emit_load(b, row_scales, F32.ir)
             for c, x in enumerate(sums):
-                at = address(b, scales, VECTOR * c)
+                at = emit_at(b, scales, VECTOR * c)
                 d, minus = emit_load(b, at, F32.ir), emit_load(b, b.add(at, offset), F32.ir)
                 x = fma(b, one, b.bitcast(x, F32.ir), d, minus)
                 acc = b.insert_value(acc, fma(b, one, x, row, b.extract_value(acc, c)), c)
@@ -86,7 +86,7 @@ def spread_sums(n: int):
             floats, at, _, acc = values
             v = emit_load(b, at, F32.ir)
             for c in range(n):
-                x = emit_load(b, address(b, floats, VECTOR * c), F32.ir)
+                x = emit_load(b, emit_at(b, floats, VECTOR * c), F32.ir)
                 acc = b.insert_value(acc, ops.fma.op.body(b, one, x, v, b.extract_value(acc, c)), c)
             return acc
 
@@ -137,9 +137,9 @@ def byte_products(n_rows: int):
             out = [b.extract_value(acc, i) for i in range(tile.n)]
             for quad in range(RUN):
                 at = emit_offset(b, codes, stride, quad // QUADS)
-                v = [emit_load(b, address(b, at, (j * QUADS + quad % QUADS) * SIZE), I8V.ir) for j in range(PARTS_V)]
+                v = [emit_load(b, emit_at(b, at, (j * QUADS + quad % QUADS) * SIZE), I8V.ir) for j in range(PARTS_V)]
                 for row in range(n_rows):
-                    word = emit_load(b, address(b, weights, row * WEIGHTS + 4 * quad), I32V.ir.element)
+                    word = emit_load(b, emit_at(b, weights, row * WEIGHTS + 4 * quad), I32V.ir.element)
                     w = b.bitcast(broadcast(b, word, I32V), U8.ir)
                     for j in range(PARTS_V):
                         k = row * PARTS_V + j
@@ -164,17 +164,17 @@ def word_products(n_rows: int, middle: int):
             acc, codes, stride, weights, masks = args
             out = [b.extract_value(acc, i) for i in range(tile.n)]
             for quad in range(RUN):
-                at = address(b, emit_offset(b, codes, stride, quad // QUADS), quad % QUADS * SIZE)
-                v = [emit_load(b, address(b, at, h * half.lanes), half.ir) for h in range(2)]
+                at = emit_at(b, emit_offset(b, codes, stride, quad // QUADS), quad % QUADS * SIZE)
+                v = [emit_load(b, emit_at(b, at, h * half.lanes), half.ir) for h in range(2)]
                 if middle:
                     fence(b)  # the numbers at `masks` are operands in memory, not registers that are missing
-                    mask, less = (emit_load(b, address(b, masks, i * VECTOR), I16V.ir) for i in range(2))
+                    mask, less = (emit_load(b, emit_at(b, masks, i * VECTOR), I16V.ir) for i in range(2))
                     v = [b.sub(b.and_(b.zext(x, I16V.ir), mask), less) for x in v]
                 else:
                     v = [b.sext(x, I16V.ir) for x in v]
                 for row in range(n_rows):
                     place = quad & ~3 | (quad & 1) << 1 | (quad & 2) >> 1
-                    word = emit_load(b, address(b, weights, row * WEIGHTS + 8 * place), long)
+                    word = emit_load(b, emit_at(b, weights, row * WEIGHTS + 8 * place), long)
                     w = b.bitcast(broadcast(b, word, quads), I16V.ir)
                     for h in range(2):
                         out[2 * row + h] = add(b, out[2 * row + h], v[h], w)
@@ -201,11 +201,11 @@ def folder(n_rows: int, paired: bool, mins: bool):
                 if paired:
                     each = [b.add(*(shuffle(b, *each, range(k, 2 * LANES, 2)) for k in range(2)))]
                 factor, minimum = (
-                    broadcast(b, emit_load(b, address(b, factors, 4 * at), F32.ir.element), F32)
+                    broadcast(b, emit_load(b, emit_at(b, factors, 4 * at), F32.ir.element), F32)
                     for at in (i, n_rows + i)
                 )
                 for j, x in enumerate(each):
-                    at = address(b, row, j * VECTOR)
+                    at = emit_at(b, row, j * VECTOR)
                     old = emit_load(b, at, F32.ir)
                     old = b.fadd(old, minimum) if mins else old
                     emit_store(b, ops.fma.op.body(b, one, b.sitofp(x, F32.ir), factor, old), at)

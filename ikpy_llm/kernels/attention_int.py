@@ -20,7 +20,7 @@ from .attention_dots import SPREAD, VECTOR, spread_dots, spread_sums
 from .attention_layout import BLOCK
 from .derive.layout import MAGIC, MAGIC_BITS
 from .derive.tileops import fma_splat_panels, panel_of, plain_index, scaled_dots
-from .kv_decode import address, emit_codes, scales_reader
+from .kv_decode import emit_codes, scales_reader
 from .kv_store import SIZE
 from .kv_types import COLUMNS, KVType
 from .simd import (
@@ -50,7 +50,7 @@ from .simd import (
     zeros,
 )
 from .simd.core import op, shuffle
-from .simd.memory import emit_store
+from .simd.memory import emit_at, emit_store
 
 PANELS = 1 if SPREAD else 2  # panels of keys side by side, whose sums of a full tile fit the registers
 NUMBER = VECTOR if SPREAD else 4  # bytes of four codes, or of a float, of a query
@@ -128,7 +128,7 @@ def _codes_writer(kv: KVType):
     def write(typingctx, tile, target):
         def codegen(ctx, b, sig, args):
             for v, x in enumerate(emit_codes(b, kv, args[0], 0)):
-                emit_store(b, x, address(b, args[1], v * SIZE))
+                emit_store(b, x, emit_at(b, args[1], v * SIZE))
             return ctx.get_dummy_value()
 
         return types.void(types.int64, types.int64), codegen

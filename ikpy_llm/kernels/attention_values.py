@@ -22,7 +22,7 @@ from .attention_dots import PARTS_V, RUN, SIGNED, TOP_BYTE, VECTOR, WEIGHTS, WOR
 from .attention_layout import BLOCK, CACHE_LINE
 from .derive.layout import MAGIC
 from .derive.tileops import plain_index
-from .kv_decode import address, emit_codes, scales_reader
+from .kv_decode import emit_codes, scales_reader
 from .kv_store import PARTS, QUADS, SIZE
 from .kv_types import COLUMNS, KVType
 from .simd import (
@@ -57,7 +57,7 @@ from .simd import (
     zeros,
 )
 from .simd.core import broadcast, constant, shuffle
-from .simd.memory import emit_load, emit_store
+from .simd.memory import emit_at, emit_load, emit_store
 
 ZERO = np.float32(0)
 ROUND = np.float32(MAGIC)  # x + ROUND has round(x) in its low bits
@@ -127,7 +127,7 @@ def _signed_writer(kv: KVType, turned: bool):
             codes = emit_codes(b, kv, args[0], 128 if whole else 0)
             codes = _turned(b, codes) if turned else codes
             if flips_signs:
-                scales = emit_load(b, address(b, args[0], at_scales), short.ir)
+                scales = emit_load(b, emit_at(b, args[0], at_scales), short.ir)
                 below = b.trunc(b.ashr(scales, constant(short, 15)), byte.ir)
                 flips = patterns(b, below)
                 offsets = patterns(b, b.sub(b.and_(below, constant(byte, 2 * zero + 1)), constant(byte, zero)))
@@ -136,7 +136,7 @@ def _signed_writer(kv: KVType, turned: bool):
             elif zero:
                 codes = [b.sub(x, constant(U8, zero)) for x in codes]
             for v, x in enumerate(codes):
-                emit_store(b, x, address(b, args[1], v * SIZE))
+                emit_store(b, x, emit_at(b, args[1], v * SIZE))
             return ctx.get_dummy_value()
 
         return types.void(types.int64, types.int64), codegen

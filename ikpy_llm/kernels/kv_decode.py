@@ -9,22 +9,17 @@ from .kv_store import QUADS, SIZE, is_signed
 from .kv_types import COLUMNS, KVType
 from .simd import F32, I32V, LANES, U8, U32V, Vec, load, ops, store
 from .simd.core import broadcast, constant
-from .simd.memory import emit_load, emit_store, inline
+from .simd.memory import emit_at, emit_load, emit_store, inline
 
 F16X = Vec("f16", LANES)
 TABLE = Vec("u8", 16)
-
-
-def address(b, base, offset: int):
-    """base + offset bytes."""
-    return b.add(base, base.type(offset)) if offset else base
 
 
 def emit_code(b, kv: KVType, tile, v: int, flip: int):
     """Code vector v of the tile at that address, each code (or its level) ^ flip."""
     out, bit, offset = None, 0, 0
     for width in kv.planes:
-        x, down = emit_load(b, address(b, tile, (offset + v % width) * SIZE), U8.ir), width * (v // width) - bit
+        x, down = emit_load(b, emit_at(b, tile, (offset + v % width) * SIZE), U8.ir), width * (v // width) - bit
         if width < 8:
             wide = b.bitcast(x, U32V.ir)
             wide = b.lshr(wide, constant(U32V, down)) if down > 0 else b.shl(wide, constant(U32V, -down))
@@ -62,10 +57,10 @@ def tile_decoder(kv: KVType, keys: bool):
             position, code = 4 * quad + k, b.and_(b.lshr(words, constant(U32V, 8 * k)), constant(U32V, 255))
             value = b.sitofp(b.sub(code, constant(I32V, kv.zero)), F32.ir)
             for source in (scales, mins) if kv.mins else (scales,):
-                one = broadcast(b, emit_load(b, address(b, source, 4 * position), F32.ir.element), F32)
+                one = broadcast(b, emit_load(b, emit_at(b, source, 4 * position), F32.ir.element), F32)
                 value = b.fmul(value, one) if source is scales else b.fadd(value, one)
             row = b.add(target, b.mul(stride, stride.type(position)))
-            emit_store(b, value, address(b, row, 4 * LANES * part))
+            emit_store(b, value, emit_at(b, row, 4 * LANES * part))
 
     @intrinsic
     def decode(typingctx, tile, scales, mins, target, stride):

@@ -12,7 +12,7 @@ from ..simd.core import I32, Tile, broadcast, constant, held
 from ..simd.dots import Dots
 from ..simd.ops import F32, I16V, I32V, U8
 from ..simd.shared import intrinsic
-from .tileops import U8_TILE8, _add_vectors, _at, _float, _pack, _quad, renewed
+from .tileops import U8_TILE8, _add_vectors, _float, _pack, _quad, renewed
 
 
 def block_dots(n_panels: int, t: int, chunk: int, top: int, zero: int, float_subs: int = 0):
@@ -31,7 +31,7 @@ def block_dots(n_panels: int, t: int, chunk: int, top: int, zero: int, float_sub
             acc, weights, stride, start, codes, scales, row_scales = values
 
             def scales_of(panel, sub, vec):
-                at = _at(b, memory.emit_offset(b, row_scales, stride, panel), sub * U8.lanes)
+                at = memory.emit_at(b, memory.emit_offset(b, row_scales, stride, panel), sub * U8.lanes)
                 return memory.emit_load(b, at, vec.ir)
 
             def pairs(panel):
@@ -74,7 +74,7 @@ def _block_adder(n_panels: int, t: int, chunk: int, top: int, zero: int):
             sums = _scaled_sums(b, dots, zero, t, products, start, [pairs(p) for p in panels])
             scales = renewed(b, scales)
             for c in range(t):
-                d = _float(b, _at(b, scales, 4 * c))
+                d = _float(b, memory.emit_at(b, scales, 4 * c))
                 for p in panels:
                     out[p * t + c] = fold(p, d, sums[(p - first) * t + c], out[p * t + c])
         return out
@@ -97,7 +97,7 @@ def block_sum(t: int, n: int, chunk: int, top: int, zero: int):
                 for v in vectors:
                     w = dots.weights(b, b.extract_value(weights, v))
                     for c in range(t):
-                        partial[c] = dots.add(b, partial[c], w, _quad(b, _at(b, codes, 4 * (v * t + c))))
+                        partial[c] = dots.add(b, partial[c], w, _quad(b, memory.emit_at(b, codes, 4 * (v * t + c))))
 
             pairs = [b.extract_value(pairs, i) for i in range(n)]
             sums = _scaled_sums(b, dots, zero, t, products, start, [pairs])
@@ -122,7 +122,9 @@ def _scaled_sums(b, dots: Dots, zero: int, t: int, products, start, multipliers:
     for v0 in range(0, 8, dots.length):
         partial = [None] * t
         if zero:
-            words = [memory.emit_load(b, _at(b, start, 4 * (v0 // dots.length * t + c)), I32) for c in range(t)]
+            words = [
+                memory.emit_load(b, memory.emit_at(b, start, 4 * (v0 // dots.length * t + c)), I32) for c in range(t)
+            ]
             partial = [b.bitcast(broadcast(b, w, I32V), I16V.ir) for w in words]
         partial = partial * len(multipliers)
         products(partial, range(v0, v0 + dots.length))

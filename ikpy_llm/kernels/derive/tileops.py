@@ -22,10 +22,6 @@ def _quad(b, addr):
     return b.bitcast(broadcast(b, memory.emit_load(b, addr, I32), I32V), I8V.ir)
 
 
-def _at(b, base, offset: int):
-    return b.add(base, base.type(offset)) if offset else base
-
-
 def dot_vectors(n: int, m: int, top: int):
     """Function (acc i32 tile of n, Tile(U8, 8), first, codes address) -> acc plus vectors first .. first+m-1
     times s8[m][n][4]; first is a literal, no weight is above top; the tile is as codes_to_store gives it."""
@@ -44,7 +40,7 @@ def dot_vectors(n: int, m: int, top: int):
                 for v in range(v0, min(v0 + dots.length, m)):
                     w = dots.weights(b, b.extract_value(weights, first.literal_value + v))
                     for c in range(n):
-                        sums[c] = dots.add(b, sums[c], w, _quad(b, _at(b, codes, 4 * (v * n + c))))
+                        sums[c] = dots.add(b, sums[c], w, _quad(b, memory.emit_at(b, codes, 4 * (v * n + c))))
                 out = [dots.close(b, x, s) for x, s in zip(out, sums, strict=True)]
             return _pack(b, tile, out)
 
@@ -85,7 +81,7 @@ def tile_splat_pair(typingctx, n, addr):
     tile = Tile(I16V, n.literal_value)
 
     def codegen(ctx, b, sig, values):
-        words = [memory.emit_load(b, _at(b, values[1], 4 * i), I32) for i in range(tile.n)]
+        words = [memory.emit_load(b, memory.emit_at(b, values[1], 4 * i), I32) for i in range(tile.n)]
         return _pack(b, tile, [b.bitcast(broadcast(b, w, I32V), I16V.ir) for w in words])
 
     return tile(n, types.int64), codegen
@@ -184,9 +180,9 @@ def _add_vectors(b, dots: Dots, partial: list, vectors: range, weights: list, co
     """partial sums [panel][t] += these code vectors."""
     t = len(partial) // len(weights)
     for v in vectors:
-        w = [dots.weights(b, memory.emit_load(b, _at(b, at, v * U8.lanes), U8.ir)) for at in weights]
+        w = [dots.weights(b, memory.emit_load(b, memory.emit_at(b, at, v * U8.lanes), U8.ir)) for at in weights]
         for c in range(t):
-            x = _quad(b, _at(b, codes, 4 * (v * t + c)))
+            x = _quad(b, memory.emit_at(b, codes, 4 * (v * t + c)))
             for p, of_panel in enumerate(w):
                 partial[p * t + c] = dots.add(b, partial[p * t + c], of_panel, x)
 
@@ -245,7 +241,10 @@ def scaled_dots(n_panels: int, t: int, m: int, top: int, zero: int):
                     fence(b)
                 rows = [memory.emit_load(b, memory.emit_offset(b, row_scales, stride, p), F32.ir) for p in panels]
                 for c in range(t):
-                    d, minus = _float(b, _at(b, scales, 4 * c)), _float(b, _at(b, b.add(scales, offset), 4 * c))
+                    d, minus = (
+                        _float(b, memory.emit_at(b, scales, 4 * c)),
+                        _float(b, memory.emit_at(b, b.add(scales, offset), 4 * c)),
+                    )
                     for p, row in zip(panels, rows, strict=True):
                         x = fma(b, one, b.bitcast(sums[(p - first) * t + c], F32.ir), d, minus)
                         out[p * t + c] = fma(b, one, x, row, out[p * t + c])
@@ -261,7 +260,7 @@ def _starts(b, zero: int, n: int, at) -> list:
     """What the accumulators of n columns start at."""
     if zero == 0:
         return [constant(I32V, MAGIC_BITS)] * n
-    return [broadcast(b, memory.emit_load(b, _at(b, at, 4 * i), I32), I32V) for i in range(n)]
+    return [broadcast(b, memory.emit_load(b, memory.emit_at(b, at, 4 * i), I32), I32V) for i in range(n)]
 
 
 def start_values(zero: int, n: int):
@@ -296,7 +295,7 @@ def dot2_panels(n_panels: int, t: int):
             out = [b.extract_value(acc, i) for i in range(tile.n)]
             mins = [memory.emit_load(b, memory.emit_offset(b, at, stride, p), I16V.ir) for p in range(n_panels)]
             for c in range(t):
-                x = b.bitcast(broadcast(b, memory.emit_load(b, _at(b, pairs, 4 * c), I32), I32V), I16V.ir)
+                x = b.bitcast(broadcast(b, memory.emit_load(b, memory.emit_at(b, pairs, 4 * c), I32), I32V), I16V.ir)
                 for p in range(n_panels):
                     out[p * t + c] = body(b, one, out[p * t + c], mins[p], x)
             return _pack(b, tile, out)
@@ -317,7 +316,7 @@ def fma_splat_panels(n_panels: int, t: int):
             vectors = [memory.emit_load(b, memory.emit_offset(b, at, stride, p), F32.ir) for p in range(n_panels)]
             out = [None] * tile.n
             for c in range(t):
-                x = _float(b, _at(b, floats, 4 * c))
+                x = _float(b, memory.emit_at(b, floats, 4 * c))
                 for p in range(n_panels):
                     out[p * t + c] = ops.fma.op.body(b, one, x, vectors[p], b.extract_value(acc, p * t + c))
             return _pack(b, tile, out)

@@ -36,6 +36,11 @@ def emit_store(b, value, addr):
     done.align = 1
 
 
+def emit_at(b, base, offset: int):
+    """base + offset bytes."""
+    return b.add(base, base.type(offset)) if offset else base
+
+
 def emit_offset(b, base, stride, i):
     return base if i == 0 else b.add(base, b.mul(stride, ir.Constant(stride.type, i)))
 
