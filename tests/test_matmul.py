@@ -131,13 +131,13 @@ def test_bias_and_residual(name, extra):
 @pytest.mark.parametrize("name", ["Q4_0", "IQ2_XS", "F16"])
 def test_dealt_rows(name):
     """Matrices long enough that part of them goes to whoever comes first: every row is computed, with the same bits."""
-    for rows in (130, 517, 1024):
-        m = Matrix(name, rows, 256)
-        x = random_x(1, 256)
+    for rows, k in (130, 256), (1021, 2048), (3000, 1536):
+        m = Matrix(name, rows, k)
+        x = random_x(1, k)
         for how in "gemv", "gemv_rows":
             wanted = m.run(how, x)
             for nth in (2, 4, 6, 16):
-                assert m.run(how, x, nth=nth).tobytes() == wanted.tobytes(), (rows, how, nth)
+                assert m.run(how, x, nth=nth).tobytes() == wanted.tobytes(), (rows, k, how, nth)
 
 
 @pytest.mark.parametrize("name", ["Q5_0", "Q6_K", "BF16"])

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from .simd import inline
 
-SMALLEST = 8  # parts for each thread: of fewer none are dealt
+RUN_BYTES = (
+    64 << 10
+)  # of a run at least: each begins with a wait for memory, and what was asked for past its end is lost
 
 
 @inline
-def shares(n, nth):
-    """Parts of each thread's own run, of n."""
-    return n * 3 // (4 * nth) if nth > 1 and n >= SMALLEST * nth else n // nth
+def shares(n, n_bytes, nth):
+    """Parts of each thread's own run, of n of n_bytes; those that are left are dealt."""
+    return n * 3 // (4 * nth) if nth > 1 and n * n_bytes >= 4 * (nth + 2) * RUN_BYTES else n // nth
 
 
 @inline

@@ -209,7 +209,7 @@ def gemv(ragged: bool, rows_layout: bool, shared: bool):
         panels = (rows + lanes - 1) // lanes  # of a group: rows that are taken together
         panel_bytes = row_bytes * lanes if rows_layout else matrix_bytes // panels
         total = number(routes, n_groups) * panels
-        own = shares(total, nth)
+        own = shares(total, panel_bytes, nth)
         first, end, run = own * ith, own * ith + own, runs(total, own, nth)
         while True:
             while first < end:

@@ -51,11 +51,15 @@ def gemv(type: str, n: int):
     q = get(type)
     dot = _float_panel(q, n) if q.is_float else _quant_panel(q, n)
     write = column_writer(n)
-    lanes = LANES
+    lanes, bits = LANES, 8 * q.n_bytes if q.is_float else PanelLayout(q, LANES).block_bytes // (4 * LANES)
 
     def gemv(w, acts, stride, start, y, y_stride, rows, k, bias_at, residual_at, claim, ith, nth):
         n_panels = (rows + lanes - 1) // lanes
-        first, end, own = n_panels * ith // nth, n_panels * (ith + 1) // nth, shares(n_panels, nth)
+        first, end, own = (
+            n_panels * ith // nth,
+            n_panels * (ith + 1) // nth,
+            shares(n_panels, k * lanes * bits // 8, nth),
+        )
         if claim != 0:
             first, end = own * ith, own * ith + own
         run = runs(n_panels, own, nth)

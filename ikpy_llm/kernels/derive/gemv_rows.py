@@ -40,7 +40,7 @@ def gemv_rows(type: str):
     dot = _float_row(q) if q.is_float else _quant_row(q)
 
     def gemv_rows(w, row_stride, acts, stride, start, y, rows, k, bias_at, residual_at, claim, ith, nth):
-        first, end, own = rows * ith // nth, rows * (ith + 1) // nth, shares(rows, nth)
+        first, end, own = rows * ith // nth, rows * (ith + 1) // nth, shares(rows, row_stride, nth)
         if claim != 0:
             first, end = own * ith, own * ith + own
         run = runs(rows, own, nth)
