@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from .simd import inline
 
-RUN_BYTES = (
-    64 << 10
-)  # of a run at least: each begins with a wait for memory, and what was asked for past its end is lost
+# of a run at least: each begins with a wait for memory, and what was asked for past its end is lost
+RUN_BYTES = 64 << 10
 
 
 @inline
