@@ -71,8 +71,7 @@ def measure(k: str, v: str, shape: str, depth: int, prompt: int, threads: int, s
     n_cells = -(-(depth + n) // 256) * 256
     sizes = [attention_layout.cache_bytes(name, n_head_kv, n_cells, dim) for name in (k, v)]
     n_layers = 1 if prompt else -(-STREAMED // sum(sizes))
-    few = attention_layout.few_of(n_head // n_head_kv)
-    few = {"few": few} if few != attention_layout.FEW else {}  # as the engine asks
+    few = attention_layout.narrow_tile(n_head // n_head_kv)  # as the engine asks
     spec = jit.Kernel("attention.attend", **few, **given(k_dim=dim, v_dim=dim, k_type=k, v_type=v))
     fn = jit.function(jit.load([spec])[spec])
     state, rng = np.array([n, depth, n, 0], np.int64), np.random.default_rng(0)

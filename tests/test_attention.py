@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ikpy_llm.kernels import simd
-from ikpy_llm.kernels.attention_layout import FEW, cache_bytes, few_of, n_counters, scratch_bytes
+from ikpy_llm.kernels.attention_layout import cache_bytes, n_counters, narrow_tile, scratch_bytes
 from ikpy_llm.kernels.jit import Kernel, call
 
 LANES = simd.LANES
@@ -57,8 +57,7 @@ class Heads:
         heads = self.n_head, self.n_head_kv, 0, self.n_head
         words = q, *self.kv(), y, *heads, self.n_cells, window, scale, float(cap), inner, self.counters, state
         how = {"softcap": True} if cap else {}
-        few = few or few_of(self.n_head // self.n_head_kv)  # as the engine asks
-        how |= {"few": few} if few != FEW else {}
+        how |= {"few": few} if few else narrow_tile(self.n_head // self.n_head_kv)  # as the engine asks
         call(Kernel("attention.attend", k_dim=self.k_dim, v_dim=self.v_dim, **how), *words, nth=nth)
         assert not self.counters.any()
         for a, pattern in (whole, -5.5), (scratch, 88):

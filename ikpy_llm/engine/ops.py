@@ -311,8 +311,8 @@ def attend(o: Op, low: Lowering) -> Record:
     how = {name: True for name, on in (("latent", latent), ("softcap", a["cap"])) if on}
     # what is made for one step is f16; latents are only keys
     types = kv_cache.Types() if own else kv_cache.Types(k=low.kv.k) if latent else low.kv
-    if low.flash_attn and not latent and (few := attention_layout.few_of(n_head // n_head_kv)) != attention_layout.FEW:
-        how["few"] = few
+    if low.flash_attn and not latent:
+        how |= attention_layout.narrow_tile(n_head // n_head_kv)
     cell = cache_bytes(types.k, n_head_kv, 1, k_dim) + (0 if latent else cache_bytes(types.v, n_head_kv, 1, v_dim))
     cost = Cost(
         bytes_row=F32 * (q.width + y.width),

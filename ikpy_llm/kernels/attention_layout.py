@@ -48,7 +48,7 @@ def cache_bytes(type_name: str, n_head_kv: int, n_cells: int, dim: int) -> int:
     return n_head_kv * n_cells * kv_type(type_name).row_bytes(dim)
 
 
-def few_of(group: int) -> int:
-    """Rows of the narrow tile for models with so many heads for a KV head: those of one token, where they are fewer
-    than a full tile's."""
-    return group if group < ROWS else FEW
+def narrow_tile(group: int) -> dict[str, int]:
+    """The parameter `few` of attend for models with so many heads for a KV head: those of one token, where they are
+    fewer than a full tile's; none where that is what it has anyway."""
+    return {"few": group} if group < ROWS and group != FEW else {}

@@ -7,18 +7,28 @@ generation with a model of 0.4 B, against equal runs: Q4_0 and Q8_0 1.08, IQ2_XX
 from __future__ import annotations
 
 from .simd import inline
+from .simd.threads import atomic_add
 
 # of a run at least: each begins with a wait for memory, and what was asked for past its end is lost
 RUN_BYTES = 64 << 10
 
 
 @inline
-def shares(n, n_bytes, nth):
-    """Parts of each thread's own run, of n of n_bytes; those that are left are dealt."""
-    return n * 3 // (4 * nth) if nth > 1 and n * n_bytes >= 4 * (nth + 2) * RUN_BYTES else n // nth
+def own_run(n, n_bytes, claim, ith, nth):
+    """(first, end, dealt): this thread's own parts, of n of n_bytes, and the first that is nobody's own. That is n, and
+    all runs are equal, without a counter (claim 0) and where runs would be short."""
+    if claim == 0 or nth == 1 or n * n_bytes < 4 * (nth + 2) * RUN_BYTES:
+        return n * ith // nth, n * (ith + 1) // nth, n
+    own = n * 3 // (4 * nth)
+    return own * ith, own * ith + own, own * nth
 
 
 @inline
-def runs(n, own, nth):
-    """Parts that a thread takes at a time of those that are nobody's own: few runs, as the counter is shared."""
-    return (n - own * nth) // (nth + 2) + 1
+def next_run(n, dealt, claim, nth):
+    """(first, end) of the parts that the caller takes next of those from `dealt` on; n where none are left. Few runs,
+    as the counter is shared."""
+    if dealt == n:
+        return n, n
+    run = (n - dealt) // (nth + 2) + 1
+    first = dealt + atomic_add(claim, 1) * run
+    return first, min(first + run, n)

@@ -11,7 +11,7 @@ x and y of a group lie at first * by_row + id * by_id bytes after the start; act
 
 from __future__ import annotations
 
-from .dealing import runs, shares
+from .dealing import next_run, own_run
 from .simd import LANES, atomic_add, call_kernel, inline, load_i32, load_i64, stack, store_i64
 
 WORDS = 20  # of the kernel that is called, at most
@@ -209,9 +209,8 @@ def gemv(ragged: bool, rows_layout: bool, shared: bool):
         panels = (rows + lanes - 1) // lanes  # of a group: rows that are taken together
         panel_bytes = row_bytes * lanes if rows_layout else matrix_bytes // panels
         total = number(routes, n_groups) * panels
-        own = shares(total, panel_bytes, nth)
-        first, end, run = own * ith, own * ith + own, runs(total, own, nth)
-        while True:
+        first, end, dealt = own_run(total, panel_bytes, claim, ith, nth)
+        while first < total:
             while first < end:
                 i, panel = first // panels, first % panels
                 id_, row, _ = group(routes, o_groups, i, state)
@@ -225,9 +224,6 @@ def gemv(ragged: bool, rows_layout: bool, shared: bool):
                 put(args, 6, min(n * lanes, rows - panel * lanes))
                 call_kernel(kernel, args, 0, 1)
                 first += n
-            first = own * nth + atomic_add(claim, 1) * run
-            end = min(first + run, total)
-            if first >= total:
-                break
+            first, end = next_run(total, dealt, claim, nth)
 
     return gemv

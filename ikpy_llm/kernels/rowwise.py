@@ -2,7 +2,8 @@
 the other.
 
 Work is split among threads by rows or by runs of elements. Every element is computed by the same arithmetic wherever
-the runs begin, so results do not depend on the number of threads. State words: [0] n_tokens, [1] pos0, [2] n_outputs.
+the runs begin, so results do not depend on the number of threads. State words: [0] n_tokens, [1] pos0, [2] n_outputs,
+[3] something was not finite, [5] where results go.
 """
 
 from __future__ import annotations

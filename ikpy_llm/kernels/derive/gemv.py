@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..dealing import runs, shares
+from ..dealing import next_run, own_run
 from ..quants import get
 from ..simd import ops
 from ..simd.core import Vec
@@ -29,7 +29,6 @@ from ..simd.ops import (
     tile_splat,
     tile_zeros,
 )
-from ..simd.threads import atomic_add
 from .layout import SLICE, ActsLayout, PanelLayout, chunk, flavour, scaled_as_integers
 from .output import column_writer
 from .panel_scales import int_scale_reader, min_reader, scale_reader
@@ -51,26 +50,16 @@ def gemv(type: str, n: int):
     q = get(type)
     dot = _float_panel(q, n) if q.is_float else _quant_panel(q, n)
     write = column_writer(n)
-    lanes, bits = LANES, 8 * q.n_bytes if q.is_float else PanelLayout(q, LANES).block_bytes // (4 * LANES)
+    lanes, block_bytes = LANES, 32 * LANES * q.n_bytes if q.is_float else PanelLayout(q, LANES).block_bytes
 
     def gemv(w, acts, stride, start, y, y_stride, rows, k, bias_at, residual_at, claim, ith, nth):
         n_panels = (rows + lanes - 1) // lanes
-        first, end, own = (
-            n_panels * ith // nth,
-            n_panels * (ith + 1) // nth,
-            shares(n_panels, k * lanes * bits // 8, nth),
-        )
-        if claim != 0:
-            first, end = own * ith, own * ith + own
-        run = runs(n_panels, own, nth)
-        while True:
+        first, end, dealt = own_run(n_panels, k // 32 * block_bytes, claim, ith, nth)
+        while first < n_panels:
             for panel in range(first, end):
                 total = dot(w, panel, k, acts, stride, start)
                 write(total, y, y_stride, panel * lanes, rows, bias_at, residual_at)
-            first = own * nth + atomic_add(claim, 1) * run if claim != 0 else n_panels
-            end = min(first + run, n_panels)
-            if first >= n_panels:
-                break
+            first, end = next_run(n_panels, dealt, claim, nth)
 
     return gemv
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..dealing import runs, shares
+from ..dealing import next_run, own_run
 from ..quants import get
 from ..simd import ops
 from ..simd.core import TARGET, Vec, shuffle
@@ -27,7 +27,6 @@ from ..simd.ops import (
     reduce_add,
     zeros,
 )
-from ..simd.threads import atomic_add
 from .gemv import column_reader
 from .layout import MAGIC_BITS, MIN_UNIT, SLICE, ActsLayout, chunk, flavour, scaled_as_integers, word_columns
 from .rows import row_functions, scale_integer
@@ -40,11 +39,8 @@ def gemv_rows(type: str):
     dot = _float_row(q) if q.is_float else _quant_row(q)
 
     def gemv_rows(w, row_stride, acts, stride, start, y, rows, k, bias_at, residual_at, claim, ith, nth):
-        first, end, own = rows * ith // nth, rows * (ith + 1) // nth, shares(rows, row_stride, nth)
-        if claim != 0:
-            first, end = own * ith, own * ith + own
-        run = runs(rows, own, nth)
-        while True:
+        first, end, dealt = own_run(rows, row_stride, claim, ith, nth)
+        while first < rows:
             for r in range(first, end):
                 total = dot(w + r * row_stride, k, acts, stride, start)
                 if bias_at != 0:
@@ -52,10 +48,7 @@ def gemv_rows(type: str):
                 if residual_at != 0:
                     total += load_f32(residual_at + 4 * r)
                 ops.store_f32(y + 4 * r, total)
-            first = own * nth + atomic_add(claim, 1) * run if claim != 0 else rows
-            end = min(first + run, rows)
-            if first >= rows:
-                break
+            first, end = next_run(rows, dealt, claim, nth)
 
     return gemv_rows
 
