@@ -145,14 +145,14 @@ def attend(
         if not kv.is_plain and dim % COLUMNS:
             raise ValueError(f"attention with heads of {dim} in {kv.name}: accepted are multiples of {COLUMNS}")
     clear, join, finish = _join(v_dim)
-    prepare, start, step, take = tile_of(ROWS, k_dim, v_dim, k_kv, v_kv, latent, softcap)
-    prepare_few, start_few, step_few, take_few = tile_of(few, k_dim, v_dim, k_kv, v_kv, latent, softcap)
+    prepare, start, score, weigh, take = tile_of(ROWS, k_dim, v_dim, k_kv, v_kv, latent, softcap)
+    prepare_few, start_few, score_few, weigh_few, take_few = tile_of(few, k_dim, v_dim, k_kv, v_kv, latent, softcap)
     v_columns = k_dim if latent else v_dim
     k_cell, v_cell = k_kv.row_bytes(k_dim), v_kv.row_bytes(v_columns)
     decode_k, k_block = _block_of(k_kv, True, k_dim)
     decode_v, v_block = _block_of(v_kv, False, v_dim, k_dim if latent else 0)
     part_step, k_row = partial_bytes(v_dim), k_dim * 4
-    work_step = ROWS * (BLOCK * 4 + 64 + VECTOR + v_dim * 4)
+    work_step = ROWS * (BLOCK * 4 + 64 + 2 * VECTOR + v_dim * 4)
     narrow = TILES * few  # at most so many rows may go through narrow tiles alone
     queries_of = stack((TILES * ROWS + ROWS) * k_row)  # the last tile may reach past the last row
     totals_of = stack(TILES * ROWS * part_step)
@@ -179,6 +179,12 @@ def attend(
     def place(row, group, head, n_head):
         """Number of a KV head's row among all (token, head)."""
         return row // group * n_head + head * group + row % group
+
+    @inline
+    def hidden(block, n, row, group, pos0, window):
+        """Whether none of the n rows from `row` on sees anything of a block."""
+        last, first = pos0 + (row + n - 1) // group, first_visible(pos0 + row // group, window)
+        return block > last or block + BLOCK <= first
 
     @inline
     def tail(n):
@@ -218,7 +224,7 @@ def attend(
         n_parts = (n_rows + item_rows - 1) // item_rows
         queries, totals, part, works = queries_of(), totals_of(), part_of(), works_of()
         keys_of_block, values_of_block, prepared = k_block(), v_block(), prepared_of()
-        n_items, ready, finished = n_parts * n_head_kv * n_spans, -1, 0
+        n_items, ready, following, finished = n_parts * n_head_kv * n_spans, -1, -1, 0
         # neighbouring chunks: what is prefetched past the end of one is used; late rows, which see most, come first
         own = n_items * 3 // (4 * nth) if split else 0
         index, end_own = ith * own, ith * own + own
@@ -246,10 +252,12 @@ def attend(
             first = first_visible(pos0 + row0 // group, window)
             chunk0 = max(first_chunk + span, first // CHUNK)
             cell = max(chunk0 * CHUNK, first // BLOCK * BLOCK) % n_cells
-            for i in range(0, BLOCK * k_cell, CACHE_LINE):
-                prefetch_l2(keys + cell * k_cell + i)
-            for i in range(0, BLOCK * v_cell, CACHE_LINE):
-                prefetch_l2(values + cell * v_cell + i)
+            if index != following or span == 0:  # else the chunk before asked for it
+                for i in range(0, BLOCK * k_cell, CACHE_LINE):
+                    prefetch_l2(keys + cell * k_cell + i)
+                for i in range(0, BLOCK * v_cell, CACHE_LINE):
+                    prefetch_l2(values + cell * v_cell + i)
+            following = index + 1
             pos_high, empty = pos0 + (row0 + used - 1) // group, True
             for chunk in range(chunk0, first_chunk + span + 1 if split else end_chunk):
                 begin, end = chunk * CHUNK, min((chunk + 1) * CHUNK, pos_high + 1)
@@ -267,23 +275,31 @@ def attend(
                     ahead = BLOCK if block + BLOCK <= pos_high else 0
                     if k_quantized:
                         decode_k(at_k, keys_of_block, 0)
-                    if v_quantized:
-                        decode_v(at_v, values_of_block, 0)
-                    at = at_k, at_v, keys_of_block, values_of_block
                     for tile in range(0, used, tall):
                         left, r = min(tall, used - tile), row0 + tile
-                        low = pos0 + r // group
-                        if block > pos0 + (r + left - 1) // group or block + BLOCK <= first_visible(low, window):
+                        if hidden(block, left, r, group, pos0, window):
                             continue
-                        at_q, work, near = queries + tile * k_row, works + tile // tall * work_step, ahead
+                        at_q, work = queries + tile * k_row, works + tile // tall * work_step
                         if k_quantized:
                             at_q = prepared + tile // tall * q_step
-                        if tile > 0:
-                            near = 0  # the first tile has asked for it
+                        near = ahead if tile == 0 else 0  # the first tile asks for what comes next
+                        rows = left, r, group, pos0, window
                         if left > few:
-                            step(at_q, left, work, at, block, end, r, group, pos0, window, limit, near)
+                            score(at_q, work, at_k, keys_of_block, block, end, rows, limit, near)
                         else:
-                            step_few(at_q, left, work, at, block, end, r, group, pos0, window, limit, near)
+                            score_few(at_q, work, at_k, keys_of_block, block, end, rows, limit, near)
+                    if v_quantized:  # only now: what was asked for last has had the time of the scores to arrive
+                        decode_v(at_v, values_of_block, 0)
+                    for tile in range(0, used, tall):
+                        left, r = min(tall, used - tile), row0 + tile
+                        if hidden(block, left, r, group, pos0, window):
+                            continue
+                        work, near = works + tile // tall * work_step, ahead if tile == 0 else 0
+                        rows = left, r, group, pos0, window
+                        if left > few:
+                            weigh(work, at_v, values_of_block, block, end, rows, near)
+                        else:
+                            weigh_few(work, at_v, values_of_block, block, end, rows, near)
                 for tile in range(0, used, tall):
                     left, work = min(tall, used - tile), works + tile // tall * work_step
                     for row in range(left):

@@ -28,6 +28,18 @@ WEIGHTS = 2 * BLOCK  # bytes of the rounded weights of a row
 RUN, PARTS_V = 8, 1 if WORDS else 2  # quads of positions in a run of products, vectors of columns side by side
 
 
+@intrinsic
+def fenced(typingctx, at):
+    """The address, from which what was loaded before is loaded again, where registers are few."""
+
+    def codegen(ctx, b, sig, args):
+        if TARGET.pairs16:
+            fence(b)
+        return args[0]
+
+    return types.int64(types.int64), codegen
+
+
 def added(b, name: str, x, y):
     """x + y by this instruction, in the order emitted: sums that LLVM orders need more registers than there are."""
     if TARGET.emulated:
@@ -151,9 +163,9 @@ def byte_products(n_rows: int):
     return apply
 
 
-def word_products(n_rows: int, middle: int):
-    """As byte_products for weights int16 as _round_words leaves them; acc [n_rows][2] holds W / 2 columns of two pairs
-    each. middle, if not 0: codes of 4 bits are bytes & i16[2 W] at `masks`, less i16[2 W] behind it.
+def word_products(n_rows: int, halves: bool):
+    """As byte_products for weights int16 as _rounder leaves them; acc [n_rows][2] holds W / 2 columns of two pairs
+    each. halves: codes of 4 bits are bytes & i16[2 W] at `masks`.
     """
     tile, half, quads, long = Tile(I32V, n_rows * 2), Vec("u8", 2 * LANES), Vec("i64", LANES // 2), ir.IntType(64)
     add = Dots(255).scaled  # in this order: of 6 rows 12 sums, two vectors of codes, weights and products fit
@@ -166,10 +178,10 @@ def word_products(n_rows: int, middle: int):
             for quad in range(RUN):
                 at = emit_at(b, emit_offset(b, codes, stride, quad // QUADS), quad % QUADS * SIZE)
                 v = [emit_load(b, emit_at(b, at, h * half.lanes), half.ir) for h in range(2)]
-                if middle:
-                    fence(b)  # the numbers at `masks` are operands in memory, not registers that are missing
-                    mask, less = (emit_load(b, emit_at(b, masks, i * VECTOR), I16V.ir) for i in range(2))
-                    v = [b.sub(b.and_(b.zext(x, I16V.ir), mask), less) for x in v]
+                if halves:
+                    fence(b)  # the mask is an operand in memory, not a register that is missing
+                    mask = emit_load(b, masks, I16V.ir)
+                    v = [b.and_(b.zext(x, I16V.ir), mask) for x in v]
                 else:
                     v = [b.sext(x, I16V.ir) for x in v]
                 for row in range(n_rows):
@@ -183,6 +195,34 @@ def word_products(n_rows: int, middle: int):
         return tile(tile, *[types.int64] * 4), codegen
 
     return apply
+
+
+@intrinsic
+def word_sum(typingctx, at):
+    """Sum of the BLOCK int16 at an address, not in overflow of 32 bits."""
+
+    def codegen(ctx, b, sig, args):
+        total = None
+        for i in range(0, WEIGHTS, VECTOR):
+            total = Dots(255).scaled(b, total, emit_load(b, emit_at(b, args[0], i), I16V.ir), constant(I16V, 1))
+        return ops.reduce_add.op.pick(I32V)(b, signature(types.int32, I32V), total)
+
+    return types.int32(types.int64), codegen
+
+
+def word_starts(n_rows: int):
+    """Function (address of i32[n_rows]) -> acc of word_products, each of whose sums of two pairs starts at that."""
+    tile = Tile(I32V, n_rows * 2)
+
+    @intrinsic
+    def starts(typingctx, at):
+        def codegen(ctx, b, sig, args):
+            numbers = (emit_load(b, emit_at(b, args[0], 4 * row), I32V.ir.element) for row in range(n_rows))
+            return _pack(b, tile, [x for n in numbers for x in [broadcast(b, n, I32V)] * 2])
+
+        return tile(types.int64), codegen
+
+    return starts
 
 
 def folder(n_rows: int, paired: bool, mins: bool):

@@ -9,10 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from . import attention_latent
-from .attention_dots import float_products
+from .attention_dots import fenced, float_products
 from .attention_int import query_writer, scorer
 from .attention_layout import BLOCK, CACHE_LINE, HEADER
 from .attention_values import weigher
+from .derive.tileops import plain_index
 from .simd import (
     F16,
     F32,
@@ -22,6 +23,7 @@ from .simd import (
     U16,
     bf16_to_f32,
     bits,
+    byte_table,
     cast,
     fma,
     get,
@@ -36,7 +38,6 @@ from .simd import (
     reduce_max,
     select,
     splat,
-    stack,
     store,
     store_f32,
     store_i32,
@@ -44,6 +45,7 @@ from .simd import (
     tile_splat,
     tile_store,
     tile_zeros,
+    zeros,
 )
 from .simd.mathfn import tanh
 
@@ -55,28 +57,40 @@ ELEMENT_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
 VECTOR = LANES * 4  # bytes
 LOWEST, MASKED = np.float32(-3e38), np.float32(-np.inf)
 LOG2E = np.float32(1.4426950408889634)
-ROUND = np.float32(3 * 2**22 + 127)  # adding it leaves round(x) + 127 in the low bits
-# (2^r - 1) / r for |r| <= 1/2, interpolated at Chebyshev points
-EXP2 = tuple(
-    map(
-        np.float32,
-        (0.69314718803, 0.24022650761, 0.05550357114, 0.009618082557, 0.001339086336, 0.0001545316294),
-    )
+# of exp2: the least exponent; what leaves round(x) + 127 in the low bits of a sum; (2^r - 1) / r for |r| <= 1/2,
+# interpolated at Chebyshev points, highest power first; 1
+EXP2 = np.float32(
+    [-127, 3 * 2**22 + 127]
+    + [0.0001545316294, 0.001339086336, 0.009618082557, 0.05550357114, 0.24022650761, 0.69314718803, 1]
 )
 
 
 @inline
 def exp2(x):
     """2^x for x <= 0, relative error 1e-7; exactly 1 at 0, exactly 0 from -127 down."""
-    x = maximum(x, splat(F32, np.float32(-127)))
-    shifted = x + ROUND
-    r = x - (shifted - ROUND)
-    p = fma(splat(F32, EXP2[5]), r, splat(F32, EXP2[4]))
-    p = fma(p, r, splat(F32, EXP2[3]))
-    p = fma(p, r, splat(F32, EXP2[2]))
-    p = fma(p, r, splat(F32, EXP2[1]))
-    p = fma(p, r, splat(F32, EXP2[0]))
-    p = fma(p, r, splat(F32, np.float32(1)))
+    x = maximum(x, splat(F32, EXP2[0]))
+    shifted = x + EXP2[1]
+    r = x - (shifted - EXP2[1])
+    p = fma(splat(F32, EXP2[2]), r, splat(F32, EXP2[3]))
+    p = fma(p, r, splat(F32, EXP2[4]))
+    p = fma(p, r, splat(F32, EXP2[5]))
+    p = fma(p, r, splat(F32, EXP2[6]))
+    p = fma(p, r, splat(F32, EXP2[7]))
+    p = fma(p, r, splat(F32, EXP2[8]))
+    return p * bits(F32, bits(I32V, shifted) << 23)
+
+
+@inline
+def exp2_near(x, numbers):
+    """exp2 of a vector, with its numbers as operands in memory: with eight of them in registers there is no room for
+    what is computed.
+    """
+    x = maximum(x, load(F32, numbers))
+    shifted = x + load(F32, numbers + VECTOR)
+    r = x - (shifted - load(F32, numbers + VECTOR))
+    p = fma(load(F32, numbers + 2 * VECTOR), r, load(F32, numbers + 3 * VECTOR))
+    for i in range(4, 9):
+        p = fma(p, r, load(F32, numbers + i * VECTOR))
     return p * bits(F32, bits(I32V, shifted) << 23)
 
 
@@ -103,26 +117,6 @@ def _fold(pair, n: int):
         return pair(pair(get(t, 0), get(t, 1)), pair(get(t, 2), get(t, 3)))
 
     return four if n == 4 else two
-
-
-@inline
-def _plus(x, y):
-    return x + y
-
-
-def _adder(n: int):
-    """Function (total, tile of n vectors) -> total + the tile, WIDE vectors at a time whatever n is."""
-    whole = _fold(_plus, n)
-
-    @inline
-    def at_once(total, t):
-        return total + whole(t)
-
-    @inline
-    def by_pairs(total, t):
-        return (total + (get(t, 0) + get(t, 1))) + (get(t, 2) + get(t, 3))
-
-    return at_once if n == WIDE else by_pairs
 
 
 def _prefetcher(n_bytes: int):
@@ -197,17 +191,17 @@ def _nothing(*words):
 
 def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
     """The inner loops for a tile of n_rows rows: `prepare` rounds queries (for quantized keys), `start` empties a work
-    area, `step` adds the positions of a block,
-    `take` copies m, l and sums of a row out as a partial.
+    area, `score_block` and then `weigh_block` add the positions of a block, `take` copies m, l and sums of a row out as
+    a partial.
 
-    Work area: scores [BLOCK / panel][n_rows][panel]; m and a vector of l per row; sums [v_dim / panel][n_rows][panel],
-    and the rest of v_dim likewise.
+    Work area: scores [BLOCK / panel][n_rows][panel]; m, vectors of l and of a block's share per row; sums
+    [v_dim / panel][n_rows][panel], and the rest of v_dim likewise.
     """
     k_quantized, v_quantized = not k_kv.is_plain, not v_kv.is_plain
     k_elem, v_elem = (kv.name if kv.is_plain else "f32" for kv in (k_kv, v_kv))
     wide = wide_of(n_rows, latent)
     panel = wide * LANES  # positions scored at once
-    fold_max, add = _fold(maximum, wide), _adder(wide)
+    fold_max, numbers_of = _fold(maximum, wide), byte_table(np.repeat(EXP2, LANES).tobytes())
     multiply, k_size, v_size = products(k_elem, n_rows, wide), ELEMENT_BYTES[k_elem], ELEMENT_BYTES[v_elem]
     n_scores, k_row, panel_step = n_rows * wide, k_dim * 4, k_dim * LANES * k_size
     n_wide, n_rest = v_dim // panel, v_dim % panel // LANES  # panel is also the width of wide vectors of V
@@ -215,8 +209,10 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
     weigh, weigh_rest = _weigh(n_rows, wide, v_elem, panel), _weigh(n_rows, rest, v_elem, panel)
     ask = _prefetcher(panel * k_size)
     at_m = n_rows * BLOCK * 4
+    at_seen = at_m + 32  # i32 (first, last position in the block) of each row, where not all see all of it
     at_l = at_m + n_rows * 64
-    at_sums = at_l + n_rows * VECTOR
+    at_share = at_l + n_rows * VECTOR
+    at_sums = at_share + n_rows * VECTOR
     at_rest = at_sums + n_wide * n_rows * panel * 4
     v_step = (k_dim if latent else v_dim) * v_size
     k_cell, v_cell = k_kv.row_bytes(k_dim), v_kv.row_bytes(v_dim)
@@ -236,7 +232,6 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
         prepare, score_codes = query_writer(k_kv, n_rows, k_dim), scorer(k_kv, n_rows, k_dim, wide)
     else:
         prepare = score_codes = _nothing
-    seen_of = stack(8 * n_rows)
     weigh_codes = weigher(v_kv, n_rows, v_dim, wide, latent) if v_quantized else _nothing
 
     @inline
@@ -267,24 +262,32 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
 
     @inline
     def soften(work, row):
-        """Scores of a row become weights; m, l and the sums follow the new maximum."""
+        """Scores of a row become weights; m, l and the sums follow the new maximum. Weights of quantized values are in
+        units of the block's largest, which is kept as the row's share.
+        """
         top = tile_load(F32, wide, work + row * panel * 4, VECTOR)
         for g in range(1, BLOCK // panel):
             top = maximum(tile_load(F32, wide, work + (g * n_rows + row) * panel * 4, VECTOR), top)
-        m = load_f32(work + at_m + row * 4)
-        m_new = max(m, reduce_max(fold_max(top)))
-        l = load(F32, work + at_l + row * VECTOR)
-        if m_new > m:
-            factor = exp2(splat(F32, m - m_new))
+        m, highest = load_f32(work + at_m + row * 4), max(reduce_max(fold_max(top)), LOWEST)
+        l, unit, factor = load(F32, work + at_l + row * VECTOR), max(m, highest), splat(F32, np.float32(1))
+        if v_quantized:
+            unit, factor = highest, exp2(splat(F32, min(m - highest, highest - m)))
+        if highest > m:
+            if not v_quantized:
+                factor = exp2(splat(F32, m - highest))
             l = l * factor
             scale_sums(work, row, factor)
-            store_f32(work + at_m + row * 4, m_new)
-        for g in range(BLOCK // panel):
-            at = work + (g * n_rows + row) * panel * 4
-            weights = exp2(tile_load(F32, wide, at, VECTOR) - m_new)
-            tile_store(at, VECTOR, weights)
-            l = add(l, weights)
-        store(work + at_l + row * VECTOR, l)
+            store_f32(work + at_m + row * 4, highest)
+            factor = splat(F32, np.float32(1))
+        total, numbers = zeros(F32), plain_index(numbers_of())
+        for i in range(BLOCK // LANES):
+            at, near = work + (i // wide * n_rows * wide + row * wide + i % wide) * VECTOR, fenced(numbers)
+            weights = exp2_near(load(F32, at) - unit, near)
+            store(at, weights)
+            total = total + weights
+        if v_quantized:
+            store(work + at_share + row * VECTOR, factor)
+        store(work + at_l + row * VECTOR, fma(total, factor, l))
 
     @inline
     def start(work):
@@ -294,36 +297,54 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
         for i in range(n_rows * (n_wide * wide + n_rest)):
             store(work + at_sums + i * VECTOR, splat(F32, np.float32(0)))
 
-    def step(queries, n_used, work, at, block, end, row0, group, pos0, window, cap, ahead):
-        """Rows row0 .. row0 + n_used of a KV head (row = token * group + head) over the positions from `block` to `end`
-        of a block. at: addresses of its keys and values in the cache and, where quantized, of the decoded ones; those
-        needed next are `ahead` positions on.
+    @inline
+    def seen_all(block, rows):
+        """Whether all rows see the whole block."""
+        n_used, row0, group, pos0, window = rows
+        return block + BLOCK <= pos0 + row0 // group + 1 and block >= first_visible(
+            pos0 + (row0 + n_used - 1) // group, window
+        )
+
+    @inline
+    def size_of(block, end, rows):
+        """Positions of a block that some row sees; not more than BLOCK."""
+        n_used, row0, group, pos0, _ = rows
+        return min(BLOCK, min(end, pos0 + (row0 + n_used - 1) // group + 1) - block)
+
+    def score_block(queries, work, at_k, keys, block, end, rows, cap, ahead):
+        """Weights of rows (number, first, heads for a KV head, pos0, window; row = token * group + head) for the
+        positions from `block` to `end` of a block; m, l and the sums follow. at_k, keys: addresses of its keys in the
+        cache and, where quantized, of what keys_reader left; those needed next are `ahead` positions on.
         """
-        (at_k, at_v, keys, values), pos_low = at, pos0 + row0 // group
-        pos_high = pos0 + (row0 + n_used - 1) // group
-        n = min(BLOCK, min(end, pos_high + 1) - block)
-        for g in range((n + panel - 1) // panel):  # of what comes after them mask leaves nothing
+        n_used, row0, group, pos0, window = rows
+        for g in range(
+            (size_of(block, end, rows) + panel - 1) // panel
+        ):  # of what comes after them mask leaves nothing
             scores = work + g * n_rows * panel * 4
             if k_quantized:
                 score_codes(queries, at_k, keys, g * wide, scores, ahead * k_cell)
             else:
                 score(queries, at_k + g * panel * k_dim * k_size, scores, ahead * k_dim * k_size)
             limit(scores, cap)
-        seen = 0
-        if block + BLOCK - 1 > pos_low or block < first_visible(pos_high, window):
-            seen = seen_of()
+        if not seen_all(block, rows):
             for row in range(n_used):
                 pos = pos0 + (row0 + row) // group
                 first = first_visible(pos, window)
-                store_i32(seen + 8 * row, first - block)
-                store_i32(seen + 8 * row + 4, pos - block)
+                store_i32(work + at_seen + 8 * row, first - block)
+                store_i32(work + at_seen + 8 * row + 4, pos - block)
                 for i in range(BLOCK // LANES):
                     at = work + (i // wide * n_rows * wide + row * wide + i % wide) * VECTOR
                     mask(at, block + i * LANES, first, pos)
         for row in range(n_used):
             soften(work, row)
+
+    def weigh_block(work, at_v, values, block, end, rows, ahead):
+        """Adds the values of that block to the sums, by the weights that score_block left."""
+        n = size_of(block, end, rows)
         if v_quantized:
-            weigh_codes(work, n_used, at_v, values, n, seen, work + at_sums, work + at_rest, ahead * v_cell)
+            seen = 0 if seen_all(block, rows) else work + at_seen
+            shares, sums = work + at_share, work + at_sums
+            weigh_codes(work, shares, rows[0], at_v, values, n, seen, sums, work + at_rest, ahead * v_cell)
             return
         for s in range(n_wide):
             sums = work + at_sums + s * n_rows * panel * 4
@@ -342,4 +363,4 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
             at = work + at_rest + (row * n_rest + s) * VECTOR
             store(part + (HEADER + n_wide * panel + s * LANES) * 4, load(F32, at))
 
-    return prepare, start, inline(step), take
+    return prepare, start, inline(score_block), inline(weigh_block), take

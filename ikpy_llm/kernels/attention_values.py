@@ -1,10 +1,10 @@
 """Sums over quantized values by integer products with the weights of a softmax.
 
-Per row and 32 columns, weight * scale of the position is rounded to 15 or 16 bits of what the largest weight and the
-largest scale in the block would give, and multiplied with codes as s8, sums of a block in 32 bits: as a byte, and a
-byte of the rest by products of their own; as int16 on AVX2 without a dot-product instruction. (8 bits alone leave
-nothing of the weights beside one that is far above them, as the first token's often is.) So the error of a block's sum
-is at most 64 * 2^-16 of the largest weight times the largest value.
+Weights are in units of the block's largest. Per row and 32 columns, weight * scale of the position is rounded to 15 or
+16 bits of what the largest weight and the largest scale in the block would give, and multiplied with codes as s8, sums
+of a block in 32 bits: as a byte, and a byte of the rest by products of their own; as int16 on AVX2 without a
+dot-product instruction. (8 bits alone leave nothing of the weights beside one that is far above them, as the first
+token's often is.) So the error of a block's sum is at most 64 * 2^-16 of the largest weight times the largest value.
 
 The largest scale is that of the block where a row sees all of it, else of the positions the row sees. A block of
 positions is decoded once for all rows that share it; codes of 8 bits, and some of 4, are read where they lie. Keys:
@@ -18,7 +18,20 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from .attention_dots import PARTS_V, RUN, SIGNED, TOP_BYTE, VECTOR, WEIGHTS, WORDS, byte_products, folder, word_products
+from .attention_dots import (
+    PARTS_V,
+    RUN,
+    SIGNED,
+    TOP_BYTE,
+    VECTOR,
+    WEIGHTS,
+    WORDS,
+    byte_products,
+    folder,
+    word_products,
+    word_starts,
+    word_sum,
+)
 from .attention_layout import BLOCK, CACHE_LINE
 from .derive.layout import MAGIC
 from .derive.tileops import plain_index
@@ -53,6 +66,7 @@ from .simd import (
     splat,
     store,
     store_f32,
+    store_i32,
     tile_zeros,
     zeros,
 )
@@ -65,13 +79,14 @@ TINY = np.float32(1e-30)  # weights and scales below count as zeros
 SPREAD = 64  # bytes of a number that stands alone
 # what is left, from -1/2 to 1/2 or from 0 to 1, as a byte; with int16 weights, what codes in upper halves count more
 LOW = np.float32(16 if WORDS else 254 if SIGNED else 255)
-AT_NORM, AT_MINS, AT_TOP = 4 * BLOCK, 8 * BLOCK, 12 * BLOCK
+TOP = np.float32(32767 if WORDS else TOP_BYTE)  # the largest weight, as an integer
+AT_NORM, AT_MINS, AT_UNIT = 4 * BLOCK, 8 * BLOCK, 12 * BLOCK
 GROUP_BYTES = 12 * BLOCK + SPREAD
 
 
 def values_bytes(v_dim: int) -> int:
     """Bytes of a decoded block of values: for each 32 columns f32 [position] scales (their sizes where weights have no
-    sign), the same over the largest size (_shares), minimums plus what middle codes add to them, and that largest; then
+    sign), the same as _shares gives them, minimums plus what middle codes add to them, and that unit; then
     codes s8 [panel][tile][8][4 W], those less the middle one, unless they are read where they lie.
     """
     return v_dim // COLUMNS * GROUP_BYTES + BLOCK * v_dim
@@ -166,12 +181,12 @@ def _largest(scales):
 
 @inline
 def _shares(scales, norm):
-    """f32 [position] over the largest size of them, which is returned."""
+    """f32 [position] in units of which the largest size of them has TOP. Returns the unit."""
     top = _largest(scales)
-    up = np.float32(1) / top if top > TINY else ZERO
+    up = TOP / top if top > TINY else ZERO
     for i in range(0, 4 * BLOCK, VECTOR):
         store(norm + i, load(F32, scales + i) * up)
-    return top
+    return top / TOP
 
 
 def values_reader(kv: KVType, v_dim: int, latent: int = 0):
@@ -201,7 +216,7 @@ def values_reader(kv: KVType, v_dim: int, latent: int = 0):
                     write_codes(panel + g * tile_bytes, target + at_codes + (p * groups + g) * 8 * SIZE)
         for g in range(groups):
             at = target + g * GROUP_BYTES
-            store_f32(at + AT_TOP, _shares(at, at + AT_NORM))
+            store_f32(at + AT_UNIT, _shares(at, at + AT_NORM))
 
     return inline(read)
 
@@ -216,41 +231,50 @@ def _low_bytes(x, y, z, w):
 def _shifted(w, d):
     """weight * scale, rounded, above ROUND; the rest of an unsigned byte is not below zero."""
     if WORDS or SIGNED:
-        return fma(load(F32, w), load(F32, d), splat(F32, ROUND))
-    return fma(load(F32, w), load(F32, d), splat(F32, np.float32(-0.5))) + ROUND
+        return fma(w, d, splat(F32, ROUND))
+    return fma(w, d, splat(F32, np.float32(-0.5))) + ROUND
 
 
 @inline
 def _rest(w, d):
     """What _shifted leaves, in units of 1 / LOW, above ROUND."""
-    return (load(F32, w) * load(F32, d) - (_shifted(w, d) - ROUND)) * LOW + ROUND
+    return (w * d - (_shifted(w, d) - ROUND)) * LOW + ROUND
 
 
-@inline
-def _round_words(scaled, norm, out):
-    """weight * scale as int16, in the order of _low_words."""
-    for i in range(0, BLOCK, 2 * LANES):
-        w, d = scaled + 4 * i, norm + 4 * i
-        x, y = bits(U32V, _shifted(w, d)), bits(U32V, _shifted(w + VECTOR, d + VECTOR))
-        store(out + 2 * i, _low_words(x, y))
+def _rounder(weight):
+    """Function (weights, row, norm, out): weight * scale of a row as integers. weight: function (weights, row, i) that
+    gives vector i of a row's weights.
+    """
 
+    @inline
+    def words(weights, row, norm, out):
+        """int16, in the order of _low_words."""
+        for i in range(0, BLOCK // LANES, 2):
+            d = norm + i * VECTOR
+            x = _shifted(weight(weights, row, i), load(F32, d))
+            y = _shifted(weight(weights, row, i + 1), load(F32, d + VECTOR))
+            store(out + 2 * i * LANES, _low_words(bits(U32V, x), bits(U32V, y)))
 
-@inline
-def _round_bytes(scaled, norm, out):
-    """weight * scale as a byte, and BLOCK bytes on the rest of it in units of 1 / LOW."""
-    for i in range(0, BLOCK, 4 * LANES):
-        w, d = scaled + 4 * i, norm + 4 * i
-        x, y = _shifted(w, d), _shifted(w + VECTOR, d + VECTOR)
-        z, t = _shifted(w + 2 * VECTOR, d + 2 * VECTOR), _shifted(w + 3 * VECTOR, d + 3 * VECTOR)
-        store(out + i, _low_bytes(x, y, z, t))
-        x, y = _rest(w, d), _rest(w + VECTOR, d + VECTOR)
-        z, t = _rest(w + 2 * VECTOR, d + 2 * VECTOR), _rest(w + 3 * VECTOR, d + 3 * VECTOR)
-        store(out + BLOCK + i, _low_bytes(x, y, z, t))
+    @inline
+    def some_bytes(part, weights, row, norm, i):
+        d = norm + i * VECTOR
+        x, y = part(weight(weights, row, i), load(F32, d)), part(weight(weights, row, i + 1), load(F32, d + VECTOR))
+        z = part(weight(weights, row, i + 2), load(F32, d + 2 * VECTOR))
+        return _low_bytes(x, y, z, part(weight(weights, row, i + 3), load(F32, d + 3 * VECTOR)))
+
+    @inline
+    def two_bytes(weights, row, norm, out):
+        """A byte, and BLOCK bytes on the rest of it in units of 1 / LOW."""
+        for i in range(0, BLOCK // LANES, 4):
+            store(out + i * LANES, some_bytes(_shifted, weights, row, norm, i))
+            store(out + BLOCK + i * LANES, some_bytes(_rest, weights, row, norm, i))
+
+    return words if WORDS else two_bytes
 
 
 def weigher(kv: KVType, n_rows: int, v_dim: int, wide: int, latent: bool = False):
-    """Function (weights, n_used, cache, block, n, seen, sums, rest, ahead): the sums of a tile follow the weights of a
-    block's first n positions.
+    """Function (weights, shares, n_used, cache, block, n, seen, sums, rest, ahead): the sums of a tile follow the
+    weights of a block's first n positions, the largest of which is 1, times its row's share (f32, a vector apart).
 
     cache: where values_reader read `block`. seen: 0 where every row sees all positions, else the address of i32 (first,
     last position in the block) of each row. weights and sums as attention_tile.py lays them out, `wide` vectors side by
@@ -258,7 +282,7 @@ def weigher(kv: KVType, n_rows: int, v_dim: int, wide: int, latent: bool = False
     """
     groups, mins, packed = v_dim // COLUMNS, kv.mins, not _in_place(kv, latent)
     halves = _halves(kv, latent)
-    products = word_products(n_rows, _middle(kv) if halves else 0) if WORDS else byte_products(n_rows)
+    products = word_products(n_rows, halves) if WORDS else byte_products(n_rows)
     fold, fold_low = folder(n_rows, WORDS, mins), folder(n_rows, WORDS, False)
     n_vectors, n_runs, n_sums = v_dim // LANES // wide * wide, BLOCK // (4 * RUN), n_rows * (2 if WORDS else PARTS_V)
     rest_step = (v_dim // LANES - n_vectors) * VECTOR
@@ -267,26 +291,16 @@ def weigher(kv: KVType, n_rows: int, v_dim: int, wide: int, latent: bool = False
     at_codes, step, tile_step = groups * GROUP_BYTES, LANES * kv.row_bytes(v_dim), LANES * kv.tile_row
     if packed:
         step, tile_step = groups * 8 * SIZE, 8 * SIZE
-    masks_of, middle = ops.stack(4 * VECTOR), _middle(kv)
-    scaled_of, shares_of, rounded_of = ops.stack(4 * BLOCK * n_rows), ops.stack(4 * n_rows), ops.stack(WEIGHTS * n_rows)
+    masks_of, rounded_of = ops.stack(2 * VECTOR), ops.stack(WEIGHTS * n_rows)
+    # where codes are taken as they are, sums start at what the middle one would give, two of them for a column
+    centres_of, half_middle, starts = ops.stack(8 * n_rows), _middle(kv) // 2, word_starts(n_rows)
     factors_of, low_of, own_of = ops.stack(8 * n_rows), ops.stack(8 * n_rows), ops.stack(GROUP_BYTES)
-    round_row, top_weight = _round_words if WORDS else _round_bytes, np.float32(32767 if WORDS else TOP_BYTE)
 
     @inline
     def weight(weights, row, i):
         return load(F32, weights + (i // wide * n_rows * wide + row * wide + i % wide) * VECTOR)
 
-    @inline
-    def scale_row(weights, row, scaled):
-        """Weights of a row so that the largest is `top_weight`. Returns what 1 of them stands for."""
-        top = zeros(F32)
-        for i in range(BLOCK // LANES):
-            top = maximum(weight(weights, row, i), top)
-        largest = reduce_max(top)
-        up = top_weight / largest if largest > TINY else ZERO
-        for i in range(BLOCK // LANES):
-            store(scaled + i * VECTOR, weight(weights, row, i) * up)
-        return largest / top_weight
+    round_row = _rounder(weight)
 
     @inline
     def own_scales(block, own, first, last):
@@ -298,7 +312,7 @@ def weigher(kv: KVType, n_rows: int, v_dim: int, wide: int, latent: bool = False
             if mins:
                 m = select(positions >= first, load(F32, block + AT_MINS + at), zeros(F32))
                 store(own + AT_MINS + at, select(positions <= last, m, zeros(F32)))
-        store_f32(own + AT_TOP, _shares(own, own + AT_NORM))
+        store_f32(own + AT_UNIT, _shares(own, own + AT_NORM))
 
     @inline
     def minimums(weights, row, source):
@@ -309,37 +323,41 @@ def weigher(kv: KVType, n_rows: int, v_dim: int, wide: int, latent: bool = False
         return reduce_add(total)
 
     @inline
-    def add(codes, rounded, n, masks, later):
+    def add(codes, rounded, n, masks, centres, later):
         acc, codes, later = tile_zeros(I32V, n_sums), plain_index(codes), plain_index(later)
+        if halves:
+            acc = starts(centres)
         for q in range((n + 4 * RUN - 1) // (4 * RUN)):
             for i in range(near):  # in small parts: a core has few reads under way at a time
                 prefetch_l2(later + (q * near + i) * CACHE_LINE)
             acc = products(acc, codes + q * (RUN // QUADS) * step, step, rounded + q * (8 if WORDS else 4) * RUN, masks)
         return acc
 
-    def weigh(weights, n_used, cache, block, n, seen, sums, rest, ahead):
-        scaled, shares, rounded = scaled_of(), shares_of(), rounded_of()
-        factors, low_factors, own, masks = factors_of(), low_of(), own_of(), masks_of()
+    def weigh(weights, shares, n_used, cache, block, n, seen, sums, rest, ahead):
+        rounded, factors, low_factors, own = rounded_of(), factors_of(), low_of(), own_of()
+        masks, centres = masks_of(), centres_of()
         for i in range(2):
-            store(masks + 2 * VECTOR * i, splat(I16V, 15 << 4 * i))
-            store(masks + 2 * VECTOR * i + VECTOR, splat(I16V, middle << 4 * i))
-        for row in range(n_used):
-            store_f32(shares + 4 * row, scale_row(weights, row, scaled + row * 4 * BLOCK))
+            store(masks + VECTOR * i, splat(I16V, 15 << 4 * i))
         for g in range(groups):
             for row in range(n_used):
-                w, share, source = scaled + row * 4 * BLOCK, load_f32(shares + 4 * row), block + g * GROUP_BYTES
+                source = block + g * GROUP_BYTES
                 if seen != 0:
                     at = seen + 8 * row
                     if row == 0 or load_i64(at) != load_i64(at - 8):  # heads of a token see the same
                         own_scales(source, own, load_i32(at), load_i32(at + 4))
                     source = own
                 source = plain_index(source)
-                round_row(w, source + AT_NORM, rounded + row * WEIGHTS)
-                factor = load_f32(source + AT_TOP) * share
+                round_row(weights, row, source + AT_NORM, rounded + row * WEIGHTS)
+                if halves:
+                    centre = -half_middle * word_sum(rounded + row * WEIGHTS)
+                    store_i32(centres + 4 * row, centre)
+                    store_i32(centres + 4 * (n_rows + row), 16 * centre)
+                share = load_f32(shares + row * VECTOR)
+                factor = load_f32(source + AT_UNIT) * share
                 store_f32(factors + 4 * row, factor)
                 store_f32(low_factors + 4 * row, factor / LOW)
                 if mins:
-                    minimum = minimums(weights, row, source)
+                    minimum = minimums(weights, row, source) * share
                     store_f32(factors + 4 * (n_rows + row), minimum)
                     store_f32(low_factors + 4 * (n_rows + row), minimum)
             for part in range(0, PARTS, PARTS_V):
@@ -350,13 +368,10 @@ def weigher(kv: KVType, n_rows: int, v_dim: int, wide: int, latent: bool = False
                 later = cache + ahead + vector // PARTS_V * (near * n_runs * CACHE_LINE)
                 high = at // 4 if halves else 0
                 codes = (block + at_codes if packed else cache) + g * tile_step + (at - 4 * high) * SIZE
-                fold(
-                    add(codes, rounded, n, masks + 2 * VECTOR * high, later),
-                    to,
-                    row_step,
-                    factors if high == 0 else low_factors,
-                )
+                near_masks, near_centres = masks + VECTOR * high, centres + 4 * n_rows * high
+                sums_of = add(codes, rounded, n, near_masks, near_centres, later)
+                fold(sums_of, to, row_step, factors if high == 0 else low_factors)
                 if not WORDS:
-                    fold_low(add(codes, rounded + BLOCK, n, masks, later), to, row_step, low_factors)
+                    fold_low(add(codes, rounded + BLOCK, n, masks, centres, later), to, row_step, low_factors)
 
     return inline(weigh)
