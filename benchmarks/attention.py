@@ -19,6 +19,7 @@ import report
 
 from ikpy_llm.kernels import attention_layout, jit
 from ikpy_llm.kernels.derive import bench, roof
+from ikpy_llm.kernels.pages import Memory
 
 SHAPES = {
     "smollm2": (9, 3, 64),
@@ -77,7 +78,7 @@ def measure(k: str, v: str, shape: str, depth: int, prompt: int, threads: int, s
     state, rng = np.array([n, depth, n, 0], np.int64), np.random.default_rng(0)
     q, layers, held = rng.standard_normal((n, n_head, dim)).astype(np.float32), [], []
     for _ in range(n_layers):
-        caches = [bench.allocate(size) for size in sizes]
+        caches = [Memory(size).bytes for size in sizes]
         for c in caches:
             c[:] = 17
         y, counters = np.zeros_like(q), np.zeros(attention_layout.n_counters(n_head), np.int64)

@@ -6,28 +6,29 @@ import numpy as np
 import pytest
 
 from ikpy_llm.engine import memory
+from ikpy_llm.kernels import pages
 
 MEMINFO = "MemTotal:  32000000 kB\nMemAvailable:   2000 kB\n"
 
 
-@pytest.mark.parametrize("n_bytes", [1, 4096, 100_000, memory.HUGE, 3 * memory.HUGE + 5])
+@pytest.mark.parametrize("n_bytes", [1, 4096, 100_000, pages.HUGE, 3 * pages.HUGE + 5])
 @pytest.mark.parametrize("huge", [True, False])
 def test_aligned_zero_and_as_long_as_asked(n_bytes, huge):
-    m = memory.Memory(n_bytes, huge=huge)
+    m = pages.Memory(n_bytes, huge=huge)
     assert len(m.bytes) == n_bytes and not m.bytes.any()
-    assert m.address % (memory.HUGE if huge and n_bytes >= memory.HUGE else memory.PAGE) == 0
+    assert m.address % (pages.HUGE if huge and n_bytes >= pages.HUGE else pages.PAGE) == 0
     m.bytes[-1] = 7
 
 
 def test_filled_with_nan():
-    m = memory.Memory(64, fill=True)
+    m = pages.Memory(64, fill=True)
     assert np.isnan(m.bytes.view(np.float32)).all() and np.isnan(m.bytes.view(np.float16)).all()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork")
 def test_a_child_has_a_copy():
-    m = memory.Memory(64)
+    m = pages.Memory(64)
     child = os.fork()
     if child == 0:
         m.bytes[0] = 1

@@ -7,9 +7,9 @@ import math
 import numpy as np
 
 from ikpy_llm.engine.derived import Derived
-from ikpy_llm.engine.memory import Memory
 from ikpy_llm.kernels import cores
 from ikpy_llm.kernels.derive import api
+from ikpy_llm.kernels.pages import Memory
 from ikpy_llm.kernels.quants import weave
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ikpy_llm.engine.memory import Memory
 from ikpy_llm.errors import IkpyError
 from ikpy_llm.kernels import attention_layout
 from ikpy_llm.kernels.kv_types import COLUMNS, MAX_HEAD, kv_type
+from ikpy_llm.kernels.pages import Memory
 
 UNIT = 256  # cells are a multiple of this, so that panels of every target are whole
 

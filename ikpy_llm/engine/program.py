@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 
 from ikpy_llm.engine.graph import OUTPUTS, Value
-from ikpy_llm.engine.memory import Memory
 from ikpy_llm.engine.planner import Plan
 from ikpy_llm.engine.records import CLAIM, At, Scratch, total
 from ikpy_llm.kernels import runner
 from ikpy_llm.kernels.jit import Kernel
+from ikpy_llm.kernels.pages import Memory
 
 
 class Program:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ikpy_llm.engine.derived import Derived
-from ikpy_llm.engine.memory import Memory
 from ikpy_llm.errors import IkpyError
 from ikpy_llm.kernels import quants
+from ikpy_llm.kernels.pages import Memory
 from ikpy_llm.kernels.quants import table, weave
 
 TABLE_TYPE = "Q8_0"  # of token_embd and output, whatever the type of the layers

@@ -11,10 +11,10 @@ import numpy as np
 
 from ikpy_llm.engine import need
 from ikpy_llm.engine.graph import OUTPUTS, TOKENS
-from ikpy_llm.engine.memory import Memory
 from ikpy_llm.engine.program import Program
 from ikpy_llm.engine.session import Session
 from ikpy_llm.kernels import jit, runner
+from ikpy_llm.kernels.pages import Memory
 from ikpy_llm.kernels.trace import SLOT
 
 TIMED = jit.Kernel("trace.timed")

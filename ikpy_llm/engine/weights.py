@@ -16,6 +16,7 @@ from ikpy_llm.errors import ModelFileError
 from ikpy_llm.kernels import jit, runner
 from ikpy_llm.kernels.derive import layout
 from ikpy_llm.kernels.jit import Kernel
+from ikpy_llm.kernels.pages import Memory
 from ikpy_llm.kernels.quants import table
 
 log = logging.getLogger("ikpy.weights")
@@ -41,7 +42,7 @@ class Weights:
             self.packed_bytes += -(-weight_bytes(t) // ALIGN) * ALIGN
         for t in (tensors[n] for n, use in claimed.items() if "rows" in use):
             _check(file, t, *matrices_shape(t)[1:])
-        self._memory: memory.Memory | None = None
+        self._memory: Memory | None = None
 
     @property
     def is_packed(self) -> bool:
@@ -74,7 +75,7 @@ class Weights:
         progress(bytes done, bytes of all, tensor name).
         """
         start, kernels = time.perf_counter(), jit.load(self.kernels())
-        self._memory = memory.Memory(self.packed_bytes)
+        self._memory = Memory(self.packed_bytes)
         done, total, batch = 0, sum(t.n_bytes for t in self.matrices), []
         for i, t in enumerate(self.matrices):
             batch.append(t)

@@ -7,6 +7,7 @@ import ctypes
 import numpy as np
 
 from .. import jit
+from ..pages import Memory
 from ..quants import file_types, get, table, weave
 from . import bench, layout
 
@@ -88,7 +89,7 @@ def matmul(data, type_name: str, shape: tuple[int, int], x) -> np.ndarray:
     y = np.zeros((n, rows), np.float32)
     if n == 0:
         return y
-    panels = bench.allocate(layout.weight_bytes(name, rows, k))
+    panels = Memory(layout.weight_bytes(name, rows, k)).bytes
     jit.call(jit.Kernel("derive.pack", type=name), raw, layout.file_bytes(name, k), rows, k, panels)
     few = n <= 8
     acts, buffer = bench.acts(x, n if few else layout.gemm_tile(), [name])
@@ -98,7 +99,7 @@ def matmul(data, type_name: str, shape: tuple[int, int], x) -> np.ndarray:
         words = panels, buffer, acts.stride, start, y, rows, rows, k, 0, 0, 0
         jit.call(jit.Kernel("derive.gemv", type=name, n=n), *words)
     else:
-        scratch = bench.allocate(layout.gemm_scratch_bytes(n))
+        scratch = Memory(layout.gemm_scratch_bytes(n)).bytes
         state = np.array([n, 0, 0, 0], np.int64)
         jit.call(
             jit.Kernel("derive.gemm", type=name),

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
 import threading
 import time
 
 import numpy as np
 
 from .. import jit
+from ..pages import Memory
 from ..quants import get
 from .layout import ActsLayout, flavour, gemm_scratch_bytes, gemm_tile, weight_bytes
-
-# Python maps shared memory unless told otherwise, which gets no huge pages: a roof lower by an eighth
-PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-
-
-def allocate(n_bytes: int) -> np.ndarray:
-    """Zeroed uint8 array, aligned to 2 MiB, in huge pages where the system has them."""
-    huge = 2 << 20
-    area = mmap.mmap(-1, n_bytes + huge, **PRIVATE)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        area.madvise(mmap.MADV_HUGEPAGE)
-    flat = np.frombuffer(area, np.uint8)
-    skip = -flat.ctypes.data % huge
-    return flat[skip : skip + n_bytes]
 
 
 def median_run(fn, addresses: list[int], threads: int, seconds: float) -> float:
@@ -70,7 +56,7 @@ def acts(x: np.ndarray, t: int, types: list[str]) -> tuple[ActsLayout, np.ndarra
     flavours = tuple(dict.fromkeys(f for f in map(flavour, types) if f))
     layout = ActsLayout(t, flavours, is_float=not flavours)
     n, k = x.shape
-    out = allocate(layout.n_bytes(n, k))
+    out = Memory(layout.n_bytes(n, k)).bytes
     state = np.array([n, 0, 0, 0], np.int64)
     words = [zero * 256 + sub for zero, sub in layout.stored] + [0, 0, 0]
     jit.call(
@@ -92,7 +78,7 @@ def run(kernel: str, type: str, n: int, rows: int, k: int, threads: int, seconds
     """Time derive.gemv (n <= 8) or derive.gemm on a rows x k matrix of generated panels. {"seconds": median,
     "bytes": weight bytes, "macs": n * rows * k}."""
     size = weight_bytes(type, rows, k)
-    weights = allocate(size)
+    weights = Memory(size).bytes
     weights[:] = 17 if not get(type).is_float else 0
     rng = np.random.default_rng(0)
     layout, a = acts(rng.standard_normal((n, k)).astype(np.float32), n if kernel == "gemv" else gemm_tile(), [type])
@@ -104,7 +90,7 @@ def run(kernel: str, type: str, n: int, rows: int, k: int, threads: int, seconds
             [weights, a, layout.stride, start, y, rows, rows, k, 0, 0, 0],
         )
     else:
-        scratch = allocate(threads * gemm_scratch_bytes(n))
+        scratch = Memory(threads * gemm_scratch_bytes(n)).bytes
         state = np.array([n, 0, 0, 0], np.int64)
         spec = jit.Kernel("derive.gemm", type=type)
         words = [weights, 0, a, layout.stride, start, y, rows, rows, k, 0, 0, scratch, gemm_scratch_bytes(n), state, 0]

@@ -142,9 +142,9 @@ def roof_words():
 @functools.cache
 def _source():
     """What roof_read reads: several times the last-level cache of one socket."""
-    from .bench import allocate
+    from ..pages import Memory
 
-    src = allocate(256 << 20)
+    src = Memory(256 << 20).bytes
     src[:] = 63  # floats of 0.75: no product is small enough to be slow
     return src
 
