@@ -152,7 +152,7 @@ def attend(
     decode_k, k_block = _block_of(k_kv, True, k_dim)
     decode_v, v_block = _block_of(v_kv, False, v_dim, k_dim if latent else 0)
     part_step, k_row = partial_bytes(v_dim), k_dim * 4
-    work_step = ROWS * (BLOCK * 4 + 64 + 2 * VECTOR + v_dim * 4)
+    work_step = ROWS * (BLOCK * 4 + 64 + 3 * VECTOR + v_dim * 4)
     narrow = TILES * few  # at most so many rows may go through narrow tiles alone
     queries_of = stack((TILES * ROWS + ROWS) * k_row)  # the last tile may reach past the last row
     totals_of = stack(TILES * ROWS * part_step)
@@ -246,9 +246,6 @@ def attend(
                         prepare(queries + tile * k_row, left, target)
                     else:
                         prepare_few(queries + tile * k_row, left, target)
-            if not split:
-                for row in range(used):
-                    clear(totals + row * part_step)
             first = first_visible(pos0 + row0 // group, window)
             chunk0 = max(first_chunk + span, first // CHUNK)
             cell = max(chunk0 * CHUNK, first // BLOCK * BLOCK) % n_cells
@@ -258,12 +255,12 @@ def attend(
                 for i in range(0, BLOCK * v_cell, CACHE_LINE):
                     prefetch_l2(values + cell * v_cell + i)
             following = index + 1
-            pos_high, empty = pos0 + (row0 + used - 1) // group, True
+            pos_high, joined = pos0 + (row0 + used - 1) // group, 0
             for chunk in range(chunk0, first_chunk + span + 1 if split else end_chunk):
                 begin, end = chunk * CHUNK, min((chunk + 1) * CHUNK, pos_high + 1)
                 if begin > pos_high:
                     break
-                lap, empty = begin // n_cells * n_cells, False  # what the ring has gone round
+                lap = begin // n_cells * n_cells  # what the ring has gone round
                 for tile in range(0, used, tall):
                     work = works + tile // tall * work_step
                     if min(tall, used - tile) > few:
@@ -303,23 +300,23 @@ def attend(
                 for tile in range(0, used, tall):
                     left, work = min(tall, used - tile), works + tile // tall * work_step
                     for row in range(left):
-                        target = part
+                        target = part if joined > 0 else totals + (tile + row) * part_step
                         if split:
-                            target = (
-                                scratch + (place(row0 + tile + row, group, head, n_head) * n_spans + span) * part_step
-                            )
+                            at = place(row0 + tile + row, group, head, n_head)
+                            target = scratch + (at * n_spans + span) * part_step
                         if left > few:
                             take(work, row, target)
                         else:
                             take_few(work, row, target)
-                        if not split:
+                        if joined > 0 and not split:
                             join(totals + (tile + row) * part_step, part)
+                joined += 1
             for row in range(used):
                 if not split:
                     out = place(row0 + row, group, head, n_head_all) + first_head
                     finish(totals + row * part_step, y + out * v_dim * 4)
                     rotate_y(y + out * v_dim * 4)
-                elif empty:
+                elif joined == 0:
                     clear(scratch + (place(row0 + row, group, head, n_head) * n_spans + span) * part_step)
             done, finished, index = counters + 8 * (DONE + late * n_head_kv + head), finished + 1, index + 1
             if not split or (index < end_own and index // n_spans == ready):

@@ -92,7 +92,7 @@ def query_writer(kv: KVType, n_rows: int, k_dim: int):
 
     def write(queries, n_used, target):
         spare = spare_of()
-        for i in range(0, at_starts + 3 * part, VECTOR):  # rows that are not used are zeros
+        for i in range(0, at_starts + 3 * part if n_used < n_rows else 0, VECTOR):  # rows that are not used are zeros
             store(target + i, zeros(F32))
         for row in range(n_used):
             for g in range(groups):

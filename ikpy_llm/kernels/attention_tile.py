@@ -194,7 +194,7 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
     area, `score_block` and then `weigh_block` add the positions of a block, `take` copies m, l and sums of a row out as
     a partial.
 
-    Work area: scores [BLOCK / panel][n_rows][panel]; m, vectors of l and of a block's share per row; sums
+    Work area: scores [BLOCK / panel][n_rows][panel]; m, vectors of l, a block's share and unit per row; sums
     [v_dim / panel][n_rows][panel], and the rest of v_dim likewise.
     """
     k_quantized, v_quantized = not k_kv.is_plain, not v_kv.is_plain
@@ -212,7 +212,8 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
     at_seen = at_m + 32  # i32 (first, last position in the block) of each row, where not all see all of it
     at_l = at_m + n_rows * 64
     at_share = at_l + n_rows * VECTOR
-    at_sums = at_share + n_rows * VECTOR
+    at_unit = at_share + n_rows * VECTOR
+    at_sums = at_unit + n_rows * VECTOR
     at_rest = at_sums + n_wide * n_rows * panel * 4
     v_step = (k_dim if latent else v_dim) * v_size
     k_cell, v_cell = k_kv.row_bytes(k_dim), v_kv.row_bytes(v_dim)
@@ -261,39 +262,43 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
             store(at, load(F32, at) * factor)
 
     @inline
-    def soften(work, row):
-        """Scores of a row become weights; m, l and the sums follow the new maximum. Weights of quantized values are in
-        units of the block's largest, which is kept as the row's share.
+    def raise_top(work, row):
+        """m of a row, and with it l and the sums, follow the scores of a block. Weights will be in units of m; those of
+        quantized values in units of the block's largest, of which the share is kept.
         """
         top = tile_load(F32, wide, work + row * panel * 4, VECTOR)
         for g in range(1, BLOCK // panel):
             top = maximum(tile_load(F32, wide, work + (g * n_rows + row) * panel * 4, VECTOR), top)
         m, highest = load_f32(work + at_m + row * 4), max(reduce_max(fold_max(top)), LOWEST)
-        l, unit, factor = load(F32, work + at_l + row * VECTOR), max(m, highest), splat(F32, np.float32(1))
+        at_factor, at_own_l = work + at_share + row * VECTOR, work + at_l + row * VECTOR
         if v_quantized:
-            unit, factor = highest, exp2(splat(F32, min(m - highest, highest - m)))
+            store(at_factor, exp2(splat(F32, min(highest - m, m - highest))))
         if highest > m:
-            if not v_quantized:
-                factor = exp2(splat(F32, m - highest))
-            l = l * factor
+            factor = exp2(splat(F32, m - highest))
+            store(at_own_l, load(F32, at_own_l) * factor)
             scale_sums(work, row, factor)
             store_f32(work + at_m + row * 4, highest)
-            factor = splat(F32, np.float32(1))
-        total, numbers = zeros(F32), plain_index(numbers_of())
+            store(at_factor, splat(F32, np.float32(1)))
+        store(work + at_unit + row * VECTOR, splat(F32, highest if v_quantized else max(m, highest)))
+
+    @inline
+    def soften(work, row):
+        """Scores of a row become weights, which l adds."""
+        unit, total, numbers = load(F32, work + at_unit + row * VECTOR), zeros(F32), plain_index(numbers_of())
         for i in range(BLOCK // LANES):
             at, near = work + (i // wide * n_rows * wide + row * wide + i % wide) * VECTOR, fenced(numbers)
             weights = exp2_near(load(F32, at) - unit, near)
             store(at, weights)
             total = total + weights
-        if v_quantized:
-            store(work + at_share + row * VECTOR, factor)
-        store(work + at_l + row * VECTOR, fma(total, factor, l))
+        at, factor = work + at_l + row * VECTOR, load(F32, work + at_share + row * VECTOR)
+        store(at, fma(total, factor, load(F32, at)))
 
     @inline
     def start(work):
         for row in range(n_rows):
             store_f32(work + at_m + row * 4, LOWEST)
             store(work + at_l + row * VECTOR, splat(F32, np.float32(0)))
+            store(work + at_share + row * VECTOR, splat(F32, np.float32(1)))
         for i in range(n_rows * (n_wide * wide + n_rest)):
             store(work + at_sums + i * VECTOR, splat(F32, np.float32(0)))
 
@@ -332,10 +337,13 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
                 first = first_visible(pos, window)
                 store_i32(work + at_seen + 8 * row, first - block)
                 store_i32(work + at_seen + 8 * row + 4, pos - block)
-                for i in range(BLOCK // LANES):
+                whole = 0 if first > block else max(pos + 1 - block, 0) // LANES  # vectors that the row sees all of
+                for i in range(whole, BLOCK // LANES):
                     at = work + (i // wide * n_rows * wide + row * wide + i % wide) * VECTOR
                     mask(at, block + i * LANES, first, pos)
         for row in range(n_used):
+            raise_top(work, row)
+        for row in range(n_used):  # a loop of its own: what raise_top waits for overlaps
             soften(work, row)
 
     def weigh_block(work, at_v, values, block, end, rows, ahead):
