@@ -306,9 +306,8 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
     def seen_all(block, rows):
         """Whether all rows see the whole block."""
         n_used, row0, group, pos0, window = rows
-        return block + BLOCK <= pos0 + row0 // group + 1 and block >= first_visible(
-            pos0 + (row0 + n_used - 1) // group, window
-        )
+        first, last = pos0 + row0 // group, pos0 + (row0 + n_used - 1) // group
+        return block + BLOCK <= first + 1 and block >= first_visible(last, window)
 
     @inline
     def size_of(block, end, rows):
@@ -322,9 +321,8 @@ def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):
         cache and, where quantized, of what keys_reader left; those needed next are `ahead` positions on.
         """
         n_used, row0, group, pos0, window = rows
-        for g in range(
-            (size_of(block, end, rows) + panel - 1) // panel
-        ):  # of what comes after them mask leaves nothing
+        n = size_of(block, end, rows)
+        for g in range((n + panel - 1) // panel):  # of what comes after them mask leaves nothing
             scores = work + g * n_rows * panel * 4
             if k_quantized:
                 score_codes(queries, at_k, keys, g * wide, scores, ahead * k_cell)
