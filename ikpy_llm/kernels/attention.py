@@ -27,7 +27,7 @@ from .attention_layout import (
     SPLIT_TOKENS,
     partial_bytes,
 )
-from .attention_tile import LOG2E, LOWEST, TILES, VECTOR, exp2, first_visible, tile_of
+from .attention_tile import LOG2E, LOWEST, TILES, VECTOR, exp2, first_visible, tile_of, work_bytes
 from .attention_values import values_bytes, values_reader
 from .hadamard import rotation
 from .kv_types import COLUMNS, KVType, kv_type
@@ -152,7 +152,7 @@ def attend(
     decode_k, k_block = _block_of(k_kv, True, k_dim)
     decode_v, v_block = _block_of(v_kv, False, v_dim, k_dim if latent else 0)
     part_step, k_row = partial_bytes(v_dim), k_dim * 4
-    work_step = ROWS * (BLOCK * 4 + 64 + 3 * VECTOR + v_dim * 4)
+    work_step = work_bytes(ROWS, v_dim)
     narrow = TILES * few  # at most so many rows may go through narrow tiles alone
     queries_of = stack((TILES * ROWS + ROWS) * k_row)  # the last tile may reach past the last row
     totals_of = stack(TILES * ROWS * part_step)

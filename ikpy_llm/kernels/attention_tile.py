@@ -65,33 +65,42 @@ EXP2 = np.float32(
 )
 
 
+def _exp2(number):
+    """Function (x, at): 2^x for x <= 0, relative error 1e-7; exactly 1 at 0, exactly 0 from -127 down. number: function
+    (at, i) that gives EXP2[i] in every lane.
+    """
+
+    @inline
+    def power(x, at):
+        x = maximum(x, number(at, 0))
+        shifted = x + number(at, 1)
+        r = x - (shifted - number(at, 1))
+        p = fma(number(at, 2), r, number(at, 3))
+        for i in range(4, 9):
+            p = fma(p, r, number(at, i))
+        return p * bits(F32, bits(I32V, shifted) << 23)
+
+    return power
+
+
+@inline
+def _spread(at, i):
+    return splat(F32, EXP2[i])
+
+
+@inline
+def _lying(at, i):
+    return load(F32, at + i * VECTOR)
+
+
+_exp2_spread = _exp2(_spread)
+# its numbers are operands in memory: with eight of them in registers there is no room for what is computed
+exp2_near = _exp2(_lying)
+
+
 @inline
 def exp2(x):
-    """2^x for x <= 0, relative error 1e-7; exactly 1 at 0, exactly 0 from -127 down."""
-    x = maximum(x, splat(F32, EXP2[0]))
-    shifted = x + EXP2[1]
-    r = x - (shifted - EXP2[1])
-    p = fma(splat(F32, EXP2[2]), r, splat(F32, EXP2[3]))
-    p = fma(p, r, splat(F32, EXP2[4]))
-    p = fma(p, r, splat(F32, EXP2[5]))
-    p = fma(p, r, splat(F32, EXP2[6]))
-    p = fma(p, r, splat(F32, EXP2[7]))
-    p = fma(p, r, splat(F32, EXP2[8]))
-    return p * bits(F32, bits(I32V, shifted) << 23)
-
-
-@inline
-def exp2_near(x, numbers):
-    """exp2 of a vector, with its numbers as operands in memory: with eight of them in registers there is no room for
-    what is computed.
-    """
-    x = maximum(x, load(F32, numbers))
-    shifted = x + load(F32, numbers + VECTOR)
-    r = x - (shifted - load(F32, numbers + VECTOR))
-    p = fma(load(F32, numbers + 2 * VECTOR), r, load(F32, numbers + 3 * VECTOR))
-    for i in range(4, 9):
-        p = fma(p, r, load(F32, numbers + i * VECTOR))
-    return p * bits(F32, bits(I32V, shifted) << 23)
+    return _exp2_spread(x, 0)
 
 
 @inline
@@ -187,6 +196,11 @@ def _weigh(n_rows, wide, elem, panel):
 @inline
 def _nothing(*words):
     """In place of a function that is not called."""
+
+
+def work_bytes(n_rows: int, v_dim: int) -> int:
+    """Bytes of the work area of a tile (tile_of)."""
+    return n_rows * (BLOCK * 4 + 64 + 3 * VECTOR + v_dim * 4)
 
 
 def tile_of(n_rows, k_dim, v_dim, k_kv, v_kv, latent=False, softcap=False):

@@ -336,7 +336,7 @@ def weigher(kv: KVType, n_rows: int, v_dim: int, wide: int, latent: bool = False
     def weigh(weights, shares, n_used, cache, block, n, seen, sums, rest, ahead):
         rounded, factors, low_factors, own = rounded_of(), factors_of(), low_of(), own_of()
         masks, centres = masks_of(), centres_of()
-        for i in range(2):
+        for i in range(2 if halves else 0):
             store(masks + VECTOR * i, splat(I16V, 15 << 4 * i))
         for g in range(groups):
             for row in range(n_used):
