@@ -13,17 +13,22 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-CHOSEN = {  # files and a choice of their tests
-    "avx512": ["test_kv_types.py", "test_attention.py", "-k", "head_sizes and 12 or nan_input"],
-    "neon": ["test_kv_types.py", "-k", "head_sizes and 12"],
+ACCURACY = "head_sizes and 12 or test_model and q8_0"  # of attention on an 8-bit cache, and of a model's logits
+CHOSEN = {  # switches, files and a choice of their tests
+    "avx512": ({}, ["test_kv_types.py", "test_attention.py", "-k", ACCURACY + " or nan_input"]),
+    "avx2": ({}, ["test_kv_types.py", "-k", ACCURACY]),
+    "avx2 without VNNI": ({"IKPY_TARGET_NO_VNNI": "1"}, ["test_kv_types.py", "-k", ACCURACY]),
+    "neon": ({}, ["test_kv_types.py", "-k", ACCURACY]),
+    "neon with i8mm": ({"IKPY_TARGET_I8MM": "1"}, ["test_kv_types.py", "-k", ACCURACY]),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHOSEN)
 def test_emulated(name):
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *CHOSEN[name]]
-    env = {**os.environ, "IKPY_TARGET": name, "IKPY_EMULATE": "1", "PYTHONPATH": str(HERE.parent)}
+    switches, words = CHOSEN[name]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words]
+    env = {**os.environ, "IKPY_TARGET": name.split()[0], "IKPY_EMULATE": "1", "PYTHONPATH": str(HERE.parent)} | switches
     done = subprocess.run(command, cwd=HERE, env=env, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stdout[-4000:]
     assert re.search(r"\b[1-9] passed, \d+ deselected", done.stdout)

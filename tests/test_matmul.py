@@ -329,6 +329,7 @@ OTHERS = {
     "generic": ({}, REDUCED),
     "avx512 emulated": ({"IKPY_EMULATE": "1"}, ["Q4_1"]),
     "neon emulated": ({"IKPY_EMULATE": "1"}, ["Q8_0"]),
+    "neon with i8mm emulated": ({"IKPY_EMULATE": "1", "IKPY_TARGET_I8MM": "1"}, ["Q8_0", "Q4_K"]),
 }
 
 

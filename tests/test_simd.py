@@ -16,6 +16,7 @@ VARIANTS = [(name, {}) for name in target.runnable()]
 if "avx2" in target.runnable():
     VARIANTS.append(("avx2", {"IKPY_TARGET_NO_VNNI": "1"}))
 VARIANTS += [(name, {"IKPY_EMULATE": "1"}) for name in ("avx512", "neon")]
+VARIANTS.append(("neon", {"IKPY_EMULATE": "1", "IKPY_TARGET_I8MM": "1"}))
 
 
 @pytest.mark.parametrize(("name", "more"), VARIANTS, ids=lambda v: v if isinstance(v, str) else " ".join(v) or "-")
@@ -27,6 +28,7 @@ def test_every_operation(name, more):
     report = json.loads(done.stdout)
     assert report["target"] == name + " (emulated)" * ("IKPY_EMULATE" in more)
     assert not ("IKPY_TARGET_NO_VNNI" in more and "avxvnni" in report["isa"])
+    assert "i8mm" in report["isa"] or "IKPY_TARGET_I8MM" not in more
     failed = {case: error for case, error in report["results"].items() if error}
     assert not failed, "\n\n".join(f"{case}: {error}" for case, error in failed.items())
     assert len(report["results"]) > 40

@@ -11,6 +11,7 @@ import numpy as np
 
 from ikpy_llm.engine.gguf_header import Header
 from ikpy_llm.errors import ModelFileError, shown
+from ikpy_llm.kernels import system
 
 # O_NONBLOCK: opening a FIFO returns at once, to be refused
 _OPEN_FLAGS = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
@@ -88,6 +89,7 @@ class _Part:
 
     def release(self, tensor: Tensor):
         if not hasattr(mmap, "MADV_DONTNEED"):
+            system.lacks("way to give pages of a file back", "it drops those of the model when it needs memory")
             return
         page = mmap.PAGESIZE  # whole pages only: the neighbours' stay
         start, end = -(-tensor.offset // page) * page, (tensor.offset + tensor.n_bytes) // page * page

@@ -98,7 +98,7 @@ class Workers:
 
     def _start(self) -> None:
         cpus, n = cores.allowed(), self.n_threads
-        pin = hasattr(os, "sched_setaffinity") and n > 1 and (n == len(cpus) if self._pin is None else self._pin)
+        pin = n > 1 and (n == len(cpus) if self._pin is None else self._pin) and cores.can_bind()
         s = self._shared = _Shared(n, cpus if pin else [])
         per_second = _pauses_per_second(self._work, s) if n > 1 else 0
         spin = int(SPIN * per_second) if n <= cores.n_logical() else 0  # who waits may have the core of who works

@@ -22,7 +22,7 @@ from .simd.memory import emit_at, emit_load, emit_offset, emit_store
 VECTOR = LANES * 4  # bytes
 SPREAD = TARGET.pairs16  # numbers of queries fill vectors
 WORDS = TARGET.pairs16  # weights of values are int16
-SIGNED = TARGET.name == "neon"  # sdot takes only signed bytes
+SIGNED = TARGET.name == "neon" and "i8mm" not in TARGET.isa  # sdot takes only signed bytes, usdot of i8mm unsigned ones
 TOP_BYTE = 127 if SIGNED else 255  # the largest weight as a byte
 WEIGHTS = 2 * BLOCK  # bytes of the rounded weights of a row
 RUN, PARTS_V = 8, 1 if WORDS else 2  # quads of positions in a run of products, vectors of columns side by side

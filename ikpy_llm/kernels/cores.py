@@ -7,6 +7,8 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from . import system
+
 # Threads that pools have bound to one core: native id -> (where they may run otherwise, how many pools hold them so).
 # Several pools may bind the same caller one after the other; the first one's view of its cores is the true one.
 _bound: dict[int, tuple[set[int], int]] = {}
@@ -32,6 +34,14 @@ def allowed(root: Path = Path("/")) -> list[int]:
         siblings = _read(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
         first.setdefault(siblings or f"cpu {cpu}", cpu)
     return sorted(first.values())
+
+
+def can_bind() -> bool:
+    """Whether threads can be bound to cores here."""
+    if not hasattr(os, "sched_setaffinity"):
+        system.lacks("way to bind threads to cores", "it moves them as it likes")
+        return False
+    return True
 
 
 def affinity() -> set[int]:

@@ -175,7 +175,9 @@ def load(specs: Iterable[Kernel], progress: Callable[[int, int, str], None] | No
     called while compiling."""
     specs = list(dict.fromkeys(specs))
     if not target.current().here:
-        raise JitError(f"target {target.current().name} cannot run on this CPU; its assembly can be shown, not loaded")
+        name = target.current().name
+        why = f"target {name} cannot run on this CPU, which lacks {target.lacks(name)}"
+        raise JitError(f"{why}; accepted are {', '.join(target.runnable())}")
     linker = _linker()
     with linker.lock:
         new = [s for s in specs if s not in linker.loaded]

@@ -7,6 +7,8 @@ from contextlib import suppress
 
 import numpy as np
 
+from . import system
+
 HUGE = 2 << 20  # bytes of a huge page on x86-64 and (4 KiB base pages) arm64
 PAGE = mmap.PAGESIZE
 # Python maps shared memory unless told otherwise: a forked child would write into it, and it gets no huge pages.
@@ -30,5 +32,7 @@ class Memory:
         if align == HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
             with suppress(OSError):
                 self._map.madvise(mmap.MADV_HUGEPAGE)
+        elif align == HUGE:
+            system.lacks("huge pages that a program can ask for", "weights lie in small ones")
         if fill:  # NaN as float32 and float16: reading what nobody wrote shows
             self.bytes[:] = 0xFF

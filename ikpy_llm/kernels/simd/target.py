@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from ikpy_llm.errors import IkpyError
 
+from . import arm_features
+
 # name -> (lanes of f32 in a vector, LLVM features the native bodies need, CPU and triple for code generation when
 # this machine cannot run it)
 _X86, _ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
@@ -64,18 +66,28 @@ def sums_in_16_bits(largest: int) -> int:
 def _host() -> tuple[str, str, dict[str, bool]]:
     import llvmlite.binding as llvm
 
-    return llvm.get_process_triple(), llvm.get_host_cpu_name(), dict(llvm.get_host_cpu_features())
+    features = dict(llvm.get_host_cpu_features())
+    if _is_arm():
+        features |= arm_features.found()
+    return llvm.get_process_triple(), llvm.get_host_cpu_name(), features
+
+
+def _is_arm() -> bool:
+    return platform.machine().lower() in ("aarch64", "arm64")
+
+
+def lacks(name: str) -> str:
+    """What keeps this CPU from running a target, as in "lacks ...": "" if nothing does."""
+    _, need, _, triple = TARGETS[name]
+    if triple and (triple == _ARM) != _is_arm():
+        return "the instruction set " + triple.partition("-")[0]
+    _, _, features = _host()
+    return ", ".join(f for f in need if not features.get(f))
 
 
 def runnable() -> list[str]:
     """Names of the targets this CPU can run, best first."""
-    _, _, features = _host()
-    arm = platform.machine().lower() in ("aarch64", "arm64")
-    return [
-        name
-        for name, (_, need, _, triple) in TARGETS.items()
-        if (triple is None or (triple == _ARM) == arm) and all(features.get(f) or (arm and f == "neon") for f in need)
-    ]
+    return [name for name in TARGETS if not lacks(name)]
 
 
 @functools.cache

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 from llvmlite import ir
 from numba import types
 
-from .core import I32, I64, call, op
+from .core import I32, I64, TARGET, call, op
 from .memory import _address, i64
 
 
@@ -40,19 +38,32 @@ def pause(b, sig):
     """Tell the core that we are waiting; portable body: nothing."""
 
 
+WINDOWS = "windows" in TARGET.triple  # its C library has neither of the next two functions
+
+
 @op(lambda: types.void)
 def sched_yield(b, sig):
-    """Give the core to another thread (the C library's sched_yield)."""
-    call(b, "sched_yield", I32)
+    """Give the core to another thread (the C library's sched_yield, kernel32's SwitchToThread)."""
+    call(b, "SwitchToThread" if WINDOWS else "sched_yield", I32)
 
 
-CLOCK_MONOTONIC = 6 if sys.platform == "darwin" else 1
+CLOCK_MONOTONIC = 6 if "darwin" in TARGET.triple or "macos" in TARGET.triple else 1
 
 
 @op(lambda addr: types.void)
 def clock(b, sig, addr):
-    """Store the time as int64 seconds, int64 nanoseconds (the C library's clock_gettime, monotonic)."""
-    call(b, "clock_gettime", I32, I32(CLOCK_MONOTONIC), b.inttoptr(addr, I64.as_pointer()))
+    """Store the time as int64 seconds, int64 nanoseconds (the C library's clock_gettime, monotonic; kernel32's
+    QueryPerformanceCounter)."""
+    at = b.inttoptr(addr, I64.as_pointer())
+    if not WINDOWS:
+        call(b, "clock_gettime", I32, I32(CLOCK_MONOTONIC), at)
+        return
+    rest = b.gep(at, [I64(1)])
+    call(b, "QueryPerformanceFrequency", I32, rest)
+    call(b, "QueryPerformanceCounter", I32, at)
+    ticks, per_second = b.load(at), b.load(rest)
+    b.store(b.udiv(ticks, per_second), at)
+    b.store(b.udiv(b.mul(b.urem(ticks, per_second), I64(10**9)), per_second), rest)
 
 
 @op(lambda fn, args, ith, nth: types.void)
