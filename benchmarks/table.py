@@ -1,5 +1,5 @@
 """The tables of README and docs/speed.md, from the files in results/: prints them, or with --write puts them between
-the SPEED marks there.
+the SPEED marks there and draws docs/speed_*.png.
 
 python benchmarks/table.py [--write]
 """
@@ -11,7 +11,11 @@ import json
 import re
 from pathlib import Path
 
+from ikpy_llm.cli import bench_plot
+
 RESULTS = Path(__file__).parent / "results"
+# Types of the short table: those that files on the hub have most often, and one of each family.
+POPULAR = "Q4_0 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ2_XXS IQ3_S IQ4_XS IQ2_K IQ4_KS IQ5_K IQ4_KT MXFP4 BF16".split()
 README, SPEED = (Path(__file__).parents[1] / name for name in ("README.md", "docs/speed.md"))
 MARKS = re.compile(r"(?<=<!-- SPEED).*?(?=<!-- /SPEED -->)", re.DOTALL)
 
@@ -21,12 +25,14 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     write = parser.parse_args().write
     for file, parts in PAGES.items():
-        found = [part(load(path)) for name, part in parts.items() for path in sorted(RESULTS.glob(f"{name}.json"))]
-        text = "\n\n".join(found)
+        text = "\n\n".join(part([load(path) for path in sorted(RESULTS.glob(f"{name}.json"))]) for name, part in parts)
         if write:
             put(file, text)
         else:
             print(f"{file.name}\n\n{text}\n")
+    if write:
+        for path in sorted(RESULTS.glob("synthetic_*.json")):
+            bench_plot.types(load(path), str(SPEED.parent / path.name.replace("synthetic", "speed"))[:-4] + "png")
 
 
 def put(file: Path, text: str) -> None:
@@ -92,37 +98,71 @@ def startup(found: dict) -> str:
     return f"{origin(found)}\n\n{table([found['model'], ''], rows)}"
 
 
-def types(records: list[dict]) -> str:
-    """Records of `ikpy-bench --synthetic -o json`: a row per type, fastest generation first."""
-    rows: dict[str, dict] = {}
+def speeds(records: list[dict]) -> dict[str, dict[str, dict]]:
+    """Records of `ikpy-bench --synthetic -o json` by type, then by kind of test ("pp", "tg")."""
+    rows: dict[str, dict[str, dict]] = {}
     for r in records:
         rows.setdefault(r["weight_type"], {})["tg" if r["n_gen"] else "pp"] = r
-    cells = []
-    for name, row in sorted(rows.items(), key=lambda item: -item[1]["tg"]["avg_ts"]):
-        pp, tg = row["pp"], row["tg"]
-        shares = [f"{r['avg_ts']:.0f} ({r['model_share']:.0%})" for r in (pp, tg)]
-        cells.append(
-            [name, f"{pp['bits_per_weight']:.2f}", f"{pp['model_size'] / 1e6:.0f}", *shares, f"{tg['gbps']:.0f}"]
-        )
-    first, pp = records[0], next(iter(rows.values()))["pp"]
+    return rows
+
+
+def machine(records: list[dict]) -> str:
+    """Model, machine, date and roofs of such records."""
+    first = records[0]
     gbps, gmacs = ([r[key] for r in records] for key in ("roof_gbps", "roof_gmacs"))
-    text = (
+    return (
         f"{first['model_type'].rpartition(' ')[0]}, {first['cpu_info']} ({first['target']}), {first['n_threads']} "
         f"threads, {first['test_time'][:10]}; roofs {min(gbps):.0f} to {max(gbps):.0f} GB/s, {min(gmacs):.0f} to "
-        f"{max(gmacs):.0f} GMAC/s. In brackets the share of the roof: multiply-adds of the layers, bytes of the file."
+        f"{max(gmacs):.0f} GMAC/s"
     )
-    head = [
-        "type",
-        "bits per weight",
-        "MB",
-        f"{pp['test']} t/s",
-        f"{next(iter(rows.values()))['tg']['test']} t/s",
-        "GB/s",
-    ]
-    return f"{text}\n\n{table(head, cells)}"
 
 
-PAGES = {README: {"peer": peer, "kernels": kernels, "startup": startup}, SPEED: {"peer_*": peer, "synthetic_*": types}}
+def rate(r: dict) -> str:
+    """Tokens per second and the share of the roof."""
+    return f"{r['avg_ts']:.0f} ({r['roof_share']:.0%})"
+
+
+def types(records: list[dict]) -> str:
+    """A row per type, fastest generation first."""
+    cells = []
+    for name, row in sorted(speeds(records).items(), key=lambda item: -item[1]["tg"]["avg_ts"]):
+        pp, tg = row["pp"], row["tg"]
+        size = f"{pp['bits_per_weight']:.2f}", f"{pp['model_size'] / 1e6:.0f}"
+        cells.append([name, *size, rate(pp), rate(tg), f"{tg['gbps']:.0f}"])
+    head = ["type", "bits per weight", "MB", f"{pp['test']} t/s", f"{tg['test']} t/s", "GB/s"]
+    text = (
+        f"{machine(records)}. In brackets the share of the roof: multiply-adds of prompts, bytes of generation."
+    )
+    picture = f"![{records[0]['target']}: bits per weight against speed](speed_{records[0]['target']}.png)"
+    return f"### {records[0]['target']}\n\n{text}\n\n{picture}\n\n{table(head, cells)}"
+
+
+def beside(found: list[list[dict]]) -> str:
+    """The popular types on every kind of CPU measured, side by side."""
+    by_target = {records[0]["target"]: speeds(records) for records in found}
+    head, rows = ["type", "bits per weight"], []
+    for target, of in by_target.items():
+        first = next(iter(of.values()))
+        head += [f"{target} {first[kind]['test']}" for kind in ("pp", "tg")]
+    for name in POPULAR:
+        cells = [rate(of[name][kind]) if name in of else "" for of in by_target.values() for kind in ("pp", "tg")]
+        rows.append([name, f"{next(iter(by_target.values()))[name]['pp']['bits_per_weight']:.2f}", *cells])
+    where = "\n".join(f"- {machine(records)}." for records in found)
+    return (
+        "Tokens per second of a LLaMA of 0.4 B weights of one type, `ikpy-bench --synthetic 0.4B -r 3 -n 64`; in "
+        f"brackets the share of the roof that binds. The columns are of different machines:\n\n{where}\n\n{table(head, rows)}"
+    )
+
+
+def each(part):
+    """A part for every file there is."""
+    return lambda found: "\n\n".join(map(part, found))
+
+
+PAGES = {
+    README: [("synthetic_*", beside), ("startup", each(startup))],
+    SPEED: [("peer_*", each(peer)), ("synthetic_*", each(types)), ("kernels", each(kernels))],
+}
 
 if __name__ == "__main__":
     main()

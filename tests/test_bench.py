@@ -8,6 +8,8 @@ import sqlite3
 from types import SimpleNamespace
 
 import numpy as np
+import sys
+
 import pytest
 import tiny_deepseek2
 import tiny_model
@@ -355,9 +357,20 @@ def test_float_weights_have_the_roof_of_float_products():
 
 
 def test_plot_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    with pytest.raises(IkpyError, match="--plot needs matplotlib: pip install matplotlib"):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(IkpyError, match=r"--plot needs matplotlib: pip install 'ikpy-llm\[plot\]'"):
         bench_plot.pyplot()
+    monkeypatch.setitem(sys.modules, "adjustText", None)
+    with pytest.raises(IkpyError, match=r"--plot of types needs adjustText: pip install 'ikpy-llm\[plot\]'"):
+        bench_plot.adjust_text()
+
+
+def test_limits_of_the_picture_are_those_of_the_roofs():
+    """A token that takes 0.5 GB at 30 to 50 GB/s; 4 GMAC at 400 to 1000 GMAC/s."""
+    roofs = {"samples_roof_gbps": [50.0, 30.0], "samples_roof_gmacs": [1000.0, 400.0]}
+    generation = {"n_gen": 32, "gbps": 20.0, "gmacs": 1.0, "avg_ts": 40.0, **roofs}
+    prompt = {"n_gen": 0, "gbps": 1.0, "gmacs": 300.0, "avg_ts": 75.0, **roofs}
+    assert bench_plot.roof_range(generation) == (60.0, 100.0) and bench_plot.roof_range(prompt) == (100.0, 250.0)
 
 
 def test_unknown_target_is_one_line(ikpy, model):

@@ -158,3 +158,14 @@ def test_errors(tmp_path):
 def test_the_peers_program_name(capsys):
     assert cli.main(["x.md"], "sweep-bench") == 1
     assert "x.md: result files follow --compare" in capsys.readouterr().err
+
+
+def test_limits_at_the_lowest_and_highest_rates():
+    """What each row allows at its own rates, at those of the whole run; bounds where there are any."""
+    rows = [
+        {"n_kv": 512, "roof_tg": 40.0, "bound_tg": 30.0, "roof_gbps": 60.0, "roof_pp": 90.0, "roof_gmacs": 200.0},
+        {"n_kv": 0, "roof_tg": 50.0, "bound_tg": 40.0, "roof_gbps": 20.0, "roof_pp": 100.0, "roof_gmacs": 100.0},
+    ]
+    assert sweep_rows.limits(rows, "tg") == [(0, 40.0, 120.0), (512, 10.0, 30.0)]
+    assert sweep_rows.limits(rows, "pp") == [(0, 100.0, 200.0), (512, 45.0, 90.0)]
+    assert sweep_rows.limits([{"n_kv": 0, "speed_tg": 1.0}], "tg") == []

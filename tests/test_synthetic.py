@@ -13,6 +13,7 @@ from ikpy_llm.engine.session import Session
 from ikpy_llm.errors import IkpyError
 from ikpy_llm.kernels import jit, quants
 from ikpy_llm.kernels.derive.api import dequantize
+from ikpy_llm.kernels.quants import table
 from ikpy_llm.models import llama
 
 
@@ -60,6 +61,8 @@ def test_types():
     with pytest.raises(IkpyError, match="--type Q9: there are "):
         synthetic.types_of(["Q9"])
     assert synthetic.bits_per_weight("Q4_K") == 4.5
+    for name in everything:  # a report names the type that was asked for, of interleaved types too
+        assert table.by_id(synthetic.synthetic_tensor("x", name, (16, 512)).type_id).name == name
 
 
 @pytest.mark.slow
@@ -83,10 +86,12 @@ def test_bytes_come_and_go():
     assert (tensor.data == first).all()
 
 
-@pytest.mark.parametrize("repack", [True, False])
-def test_the_engine_runs_it(repack):
-    file = synthetic.SyntheticFile("Q4_K", synthetic.TINY)
+@pytest.mark.parametrize(("kind", "repack"), [("Q4_K", True), ("Q4_K", False), ("Q8_K_R8", True)])
+def test_the_engine_runs_it(kind, repack, caplog):
+    caplog.set_level("INFO", "ikpy.weights")
+    file = synthetic.SyntheticFile(kind, synthetic.TINY)
     with Session(file, llama.build, Options(n_ctx=256, threads=2, repack=repack)) as session:
+        assert repack == any(f"tensors of {kind} into panels" in r.message for r in caplog.records)
         logits = session.eval([1, 2, 3])
         assert logits.shape == (1, 512) and np.isfinite(logits).all() and logits.std() > 0
         again = session.eval([4])

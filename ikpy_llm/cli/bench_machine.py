@@ -49,12 +49,14 @@ def facts() -> dict[str, object]:
     return _fixed() | {"load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0}
 
 
-def line() -> str:
-    """The same in one line."""
-    f = facts()
+def line(f: dict[str, object] | None = None) -> str:
+    """The same in one line; `f`: facts of an earlier run, as a record has them."""
+    f = f or facts()
     versions = ", ".join(f"{name} {f[name]}" for name in ("numba", "llvmlite", "numpy"))
     machine = f"{f['cpu_info']}, {f['cores_allowed']} cores, {f['memory_gib']} GiB, {f['target']}"
-    return f"{machine}; {BUILD}, Python {f['python']}, {versions}; load average {f['load_average']}"
+    return (
+        f"{machine}; {f.get('build_commit', BUILD)}, Python {f['python']}, {versions}; load average {f['load_average']}"
+    )
 
 
 def note_load() -> None:

@@ -6,7 +6,7 @@ import re
 import statistics
 from pathlib import Path
 
-from ikpy_llm.cli import bench_machine, bench_synthetic, sweep_rows
+from ikpy_llm.cli import bench_machine, sweep_rows
 from ikpy_llm.errors import IkpyError
 
 FAMILIES = (  # types of one colour: pattern, name, colour
@@ -18,6 +18,8 @@ FAMILIES = (  # types of one colour: pattern, name, colour
     (r"", "others", "#7f7f7f"),
 )
 LABEL = 8  # points
+ROOF_COLOUR = "#c8c8c8"
+WANTED = "pip install 'ikpy-llm[plot]'"
 
 
 def pyplot():
@@ -25,11 +27,20 @@ def pyplot():
     try:
         import matplotlib
     except ImportError:
-        raise IkpyError("--plot needs matplotlib: pip install matplotlib") from None
+        raise IkpyError(f"--plot needs matplotlib: {WANTED}") from None
     matplotlib.use("Agg")
     import matplotlib.pyplot
 
     return matplotlib.pyplot
+
+
+def adjust_text():
+    """The function that moves labels apart."""
+    try:
+        from adjustText import adjust_text
+    except ImportError:
+        raise IkpyError(f"--plot of types needs adjustText: {WANTED}") from None
+    return adjust_text
 
 
 def _save(figure, path: str) -> None:
@@ -52,72 +63,69 @@ def _style(ax, title: str, x: str, y: str) -> None:
 # --- types ---
 
 
-def types(results: list, path: str) -> None:
-    """Bits per weight against tokens per second of each test of one kind, a panel for each, with its roof."""
+def types(records: list[dict], path: str) -> None:
+    """Bits per weight against tokens per second of each test of one kind, a panel for each: every type with the least
+    and the most of its repetitions, and what the roofs measured beside them allow.
+
+    records: of `ikpy-bench --synthetic -o json`, as bench_result.record and samples make them.
+    """
     plt, kinds = pyplot(), {}
-    for r in results:
-        if not r.run.n_prompt or not r.run.n_gen or r.run.gen_only:
-            kinds.setdefault((r.run, r.n_threads), []).append(r)
+    for r in records:
+        if (not r["n_prompt"] or not r["n_gen"]) and r.get("samples_roof_gbps"):
+            kinds.setdefault((r["test"], r["n_threads"]), []).append(r)
     if not kinds:
         raise IkpyError("--plot: there is neither a prompt test nor a generation test to draw")
-    figure, axes = plt.subplots(1, len(kinds), figsize=(7 * len(kinds), 6), squeeze=False, layout="constrained")
+    size = (9 * len(kinds), 8)
+    figure, axes = plt.subplots(1, len(kinds), figsize=size, squeeze=False, layout="constrained")
     for ax, ((test, threads), some) in zip(axes[0], kinds.items(), strict=True):
-        _types_panel(ax, test, threads, some)
-    first = results[0]
-    figure.suptitle(f"{first.model_type.rpartition(' ')[0]} by weight type\n{bench_machine.line()}", fontsize=9)
+        _types_panel(ax, f"{test}, {threads} thread{'s' * (threads > 1)}", some)
+    first = records[0]
+    where = f"{bench_machine.line(first)}; {first['test_time'][:10]}"
+    figure.suptitle(f"{first['model_type'].rpartition(' ')[0]} by weight type\n{where}", fontsize=10)
     _save(figure, path)
 
 
-def _types_panel(ax, test, threads: int, results: list) -> None:
-    points, colours = [], {}
-    for r in results:
-        name, colour = next((n, c) for pattern, n, c in FAMILIES if re.match(pattern, r.weight_type))
-        speed = statistics.fmean(r.samples_ts)
-        ax.plot(r.bits_per_weight, speed, "o", color=colour, label=None if name in colours else name)
-        colours[name] = colour
-        points.append((r.bits_per_weight, speed, r.weight_type, colour))
-    bits = [p[0] for p in points]
-    if test.n_gen:
-        table = statistics.median(r.model_size - r.idle_bytes - r.layer_macs * r.bits_per_weight / 8 for r in results)
-        xs = [min(bits) + i * (max(bits) - min(bits)) / 50 for i in range(51)]
-        gbps = statistics.median(r.roof["gbps"] for r in results)
-        ys = [gbps * 1e9 / (results[0].layer_macs * x / 8 + table) for x in xs]
-        ax.plot(xs, ys, "--", color="black", lw=1, label=f"all of the model at {gbps:.0f} GB/s")
-    else:
-        for unit, values in bench_synthetic.roofs(results).items():
-            if unit.startswith("GMAC/s"):  # those of products may differ by type: none is above the highest
-                y, style = max(values) * 1e9 / results[0].layer_macs, ":" if "f32" in unit else "--"
-                ax.axhline(y, ls=style, color="black", lw=1, label=f"{max(values):.0f} {unit}")
+def roof_range(record: dict) -> tuple[float, float]:
+    """Tokens per second at the lowest and at the highest roof measured beside the repetitions of a test: prompts are
+    bound by multiply-adds, generation by the bytes it reads."""
+    rate = "gbps" if record["n_gen"] else "gmacs"
+    need, roofs = record[rate] / record["avg_ts"], record[f"samples_roof_{rate}"]
+    return min(roofs) / need, max(roofs) / need
+
+
+def _types_panel(ax, title: str, records: list[dict]) -> None:
+    names, colours = [], {}
+    for r in records:
+        family, colour = next((n, c) for pattern, n, c in FAMILIES if re.match(pattern, r["weight_type"]))
+        x, speeds, roof = r["bits_per_weight"], r["samples_ts"], roof_range(r)
+        mean = statistics.fmean(speeds)
+        ax.plot([x, x], roof, "-", color=ROOF_COLOUR, lw=9, alpha=0.5, solid_capstyle="butt", zorder=1)
+        ax.plot([x, x], [min(speeds), max(speeds)], "-", color=colour, lw=1.5, alpha=0.7)
+        ax.plot(x, mean, "o", ms=5, color=colour, label=None if family in colours else family)
+        colours[family] = colour
+        names.append((x, mean, r["weight_type"], colour))
+    ax.plot([], [], "-", color=ROOF_COLOUR, lw=6, label="the machine's limit, lowest to highest beside each type")
+    bits = [name[0] for name in names]
     if max(bits) > 10 > min(bits):
         ax.set_xscale("log", base=2)
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
-    ax.set_ylim(bottom=0)
     ax.margins(x=0.08)
+    ax.set_ylim(bottom=0)
     ax.set_ylim(top=ax.get_ylim()[1] * 1.05)
-    _style(ax, f"{test.name}, {threads} thread{'s' * (threads > 1)}", "bits per weight", "tokens per second")
+    _style(ax, title, "bits per weight", "tokens per second")
     ax.legend(fontsize=LABEL, loc="best", framealpha=0.6)
-    _labels(ax, points)
+    _labels(ax, names)
 
 
 def _labels(ax, points: list[tuple[float, float, str, str]]) -> None:
-    """Names beside their points, each at the nearest place where no other name or point is."""
-    ax.figure.draw_without_rendering()
-    unit = ax.figure.dpi / 72  # pixels per point
-    spots = [(ax.transData.transform(p[:2]), p) for p in points]
-    taken = [(x - 4 * unit, y - 4 * unit, x + 4 * unit, y + 4 * unit) for (x, y), _ in spots]
-    places = [(dx, dy) for r in (6, 12, 20, 30, 42) for dx, dy in ((r, -3), (-r, -3), (0, r), (0, -r - 6))]
-    for (x, y), (_, _, text, colour) in spots:
-        width, height = 0.62 * LABEL * len(text) * unit, 1.1 * LABEL * unit
-        for dx, dy in places:
-            align = "left" if dx > 0 else "right" if dx < 0 else "center"
-            left = x + dx * unit - {"left": 0, "right": width, "center": width / 2}[align]
-            box = (left, y + dy * unit, left + width, y + dy * unit + height)
-            if not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
-                break
-        taken.append(box)
-        far = {"arrowprops": {"arrowstyle": "-", "color": colour, "lw": 0.5}} if abs(dx) + abs(dy) > 15 else {}
-        where = {"textcoords": "offset points", "xytext": (dx, dy), "ha": align}
-        ax.annotate(text, ax.transData.inverted().transform((x, y)), fontsize=LABEL, color=colour, **where, **far)
+    """Names beside their points, moved apart where they would cover each other."""
+    from matplotlib.patheffects import withStroke
+
+    halo = [withStroke(linewidth=2, foreground="white")]
+    texts = [ax.text(x, y, name, fontsize=LABEL, color=colour, path_effects=halo) for x, y, name, colour in points]
+    lines = {"arrowstyle": "-", "color": "gray", "lw": 0.5, "alpha": 0.7}
+    xs, ys = ([p[i] for p in points] for i in (0, 1))
+    adjust_text()(texts, x=xs, y=ys, ax=ax, arrowprops=lines, expand=(1.3, 1.5), time_lim=10, ensure_inside_axes=True)
 
 
 # --- depth ---
@@ -126,7 +134,7 @@ MARKERS = "os^Dv<>P"
 
 
 def sweeps(runs: list, path: str) -> None:
-    """Prompt and generation speed of sweep_rows.Runs against the positions in the cache, dashed their roofs."""
+    """Prompt and generation speed of sweep_rows.Runs against the positions in the cache, as bands their roofs."""
     plt = pyplot()
     common, names = sweep_rows.in_common(runs), sweep_rows.labels(runs)
     figure, axes = plt.subplots(1, 2, figsize=(13, 5.6), layout="constrained")
@@ -142,8 +150,9 @@ def sweeps(runs: list, path: str) -> None:
     handles, texts = axes[1].get_legend_handles_labels()
     keys = {key for run in runs for row in run.rows for key in row}
     if keys & {"roof_tg", "bound_tg"}:
-        handles.append(plt.Line2D([], [], ls=(0, (4, 3)), lw=1, color="gray"))
-        texts.append(f"weights and {'attention' if 'bound_tg' in keys else 'cache'} at the machine's rates")
+        handles.append(plt.Rectangle((0, 0), 1, 1, color="gray", alpha=0.2, lw=0))
+        what = "attention" if "bound_tg" in keys else "cache"
+        texts.append(f"weights and {what} at the lowest and highest rates of the machine during the run")
     where = {"loc": "outside lower center", "ncols": min(len(texts), 4), "frameon": False}
     figure.legend(handles, texts, fontsize=LABEL + 1, **where)
     machine = common.pop("machine", "")
@@ -153,7 +162,8 @@ def sweeps(runs: list, path: str) -> None:
 
 
 def _sweep(ax, rows: list[dict], kind: str, name: str, colour: str, marker: str) -> None:
-    """One run: the mean of each depth, a bar from least to most where it was measured more than once, and its roof."""
+    """One run: the mean of each depth, a bar from least to most where it was measured more than once, and as a band
+    what the machine allows at the lowest and at the highest rates measured during the run."""
     speeds = sweep_rows.by_depth(rows, "speed_" + kind)
     depths, means = list(speeds), [statistics.fmean(v) for v in speeds.values()]
     every = max(1, len(depths) // 16)  # markers
@@ -161,9 +171,9 @@ def _sweep(ax, rows: list[dict], kind: str, name: str, colour: str, marker: str)
     for depth, values in speeds.items():
         if len(values) > 1:
             ax.plot([depth, depth], [min(values), max(values)], "-", color=colour, lw=4, alpha=0.3)
-    roof = sweep_rows.by_depth(rows, "bound_" + kind) or sweep_rows.by_depth(rows, "roof_" + kind)
-    if roof:
-        ax.plot(list(roof), [statistics.fmean(v) for v in roof.values()], ls=(0, (4, 3)), lw=1, color=colour, alpha=0.7)
+    if band := sweep_rows.limits(rows, kind):
+        depths, low, high = zip(*band, strict=True)
+        ax.fill_between(depths, low, high, color=colour, alpha=0.12, lw=0, zorder=1)
 
 
 def _depth_ticks(ax, deepest: int) -> None:

@@ -72,6 +72,19 @@ def by_depth(rows: list[dict], key: str) -> dict[int, list[float]]:
     return found
 
 
+def limits(rows: list[dict], kind: str) -> list[tuple[int, float, float]]:
+    """(n_kv, tokens per second at the lowest and at the highest rates of the machine in these rows) by depth; [] where
+    the rows have no roofs. Prompts (kind "pp") follow the rate of products, generation ("tg") that of reading.
+    """
+    rate, bound = {"pp": "roof_gmacs", "tg": "roof_gbps"}[kind], f"bound_{kind}"
+    bound = bound if any(row.get(bound) for row in rows) else f"roof_{kind}"
+    known = sorted((r for r in rows if r.get(bound) and r.get(rate)), key=lambda r: r["n_kv"])
+    if not known:
+        return []
+    rates = [row[rate] for row in known]
+    return [(row["n_kv"], *(row[bound] * at / row[rate] for at in (min(rates), max(rates)))) for row in known]
+
+
 # --- what is printed ---
 
 

@@ -13,13 +13,22 @@ log = logging.getLogger("ikpy.weights")
 
 
 class Derived:
-    """`make()` gives the bytes, uint8; it is called when they are first wanted, and again after `release`."""
+    """`make()` gives the bytes, uint8; it is called when they are first wanted, and again after `release`.
+
+    stored_type: the type in the file, which reports name; the same as type_name where it is not given.
+    """
 
     def __init__(
-        self, name: str, type_name: str, shape: tuple[int, ...], make: Callable[[], np.ndarray], source: str = ""
+        self,
+        name: str,
+        type_name: str,
+        shape: tuple[int, ...],
+        make: Callable[[], np.ndarray],
+        source: str = "",
+        stored_type: str = "",
     ):
         self.name, self.type_name, self.shape, self._make, self._source = name, type_name, shape, make, source
-        self.type_id = table.by_name(type_name).id
+        self.type_id = table.by_name(stored_type or type_name).id
         self.n_bytes = table.tensor_bytes(type_name, shape)
         self._bytes: np.ndarray | None = None
 

@@ -28,6 +28,6 @@ def unwoven(stored) -> Derived:
         stored.release()
         return memory.bytes
 
-    tensor = Derived(stored.name, weave.base_of(stored.type_name), stored.shape, make, f"rows of {stored.type_name}")
-    tensor.type_id = stored.type_id
+    kind, source = stored.type_name, f"rows of {stored.type_name}"
+    tensor = Derived(stored.name, weave.base_of(kind), stored.shape, make, source, kind)
     return tensor

@@ -101,7 +101,7 @@ def synthetic_tensor(name: str, type_name: str, shape: tuple[int, ...]) -> Deriv
         _tile(memory.bytes, pattern)
         return memory.bytes
 
-    tensor = Derived(name, weave.base_of(type_name), shape, make, "a pattern")
+    tensor = Derived(name, weave.base_of(type_name), shape, make, "a pattern", type_name)
     return tensor
 
 

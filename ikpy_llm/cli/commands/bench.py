@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from ikpy_llm.cli import bench_machine, bench_report, bench_run, console, overrides
-from ikpy_llm.cli.bench_result import Result, Test
+from ikpy_llm.cli.bench_result import Result, Test, record, samples
 from ikpy_llm.cli.model_file import list_cache, model_path
 from ikpy_llm.cli.options import ModelOptions, Pair, cache_type_flag, flag, flash_attn_flag, hadamard_flag, repack_flag
 from ikpy_llm.errors import IkpyError
@@ -116,7 +116,7 @@ def main(options: Options) -> None:
     if options.plot:
         from ikpy_llm.cli import bench_plot
 
-        bench_plot.types(results, options.plot)
+        bench_plot.types([record(r, bench_machine.BUILD) | samples(r) for r in results], options.plot)
         print(f"wrote {options.plot}", file=sys.stderr)
     return None
 
@@ -132,7 +132,8 @@ def check(options: Options) -> None:
     if options.plot:
         from ikpy_llm.cli import bench_plot
 
-        bench_plot.pyplot()  # say now that it is missing, not in two minutes
+        bench_plot.pyplot()  # say now what is missing, not in two minutes
+        bench_plot.adjust_text()
     options.repetitions = options.repetitions or (5 if options.synthetic is None else 2)
 
 
