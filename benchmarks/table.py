@@ -130,9 +130,7 @@ def types(records: list[dict]) -> str:
         size = f"{pp['bits_per_weight']:.2f}", f"{pp['model_size'] / 1e6:.0f}"
         cells.append([name, *size, rate(pp), rate(tg), f"{tg['gbps']:.0f}"])
     head = ["type", "bits per weight", "MB", f"{pp['test']} t/s", f"{tg['test']} t/s", "GB/s"]
-    text = (
-        f"{machine(records)}. In brackets the share of the roof: multiply-adds of prompts, bytes of generation."
-    )
+    text = f"{machine(records)}. In brackets the share of the roof: multiply-adds of prompts, bytes of generation."
     picture = f"![{records[0]['target']}: bits per weight against speed](speed_{records[0]['target']}.png)"
     return f"### {records[0]['target']}\n\n{text}\n\n{picture}\n\n{table(head, cells)}"
 

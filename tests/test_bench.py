@@ -5,11 +5,10 @@ import io
 import json
 import math
 import sqlite3
+import sys
 from types import SimpleNamespace
 
 import numpy as np
-import sys
-
 import pytest
 import tiny_deepseek2
 import tiny_model
