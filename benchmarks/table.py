@@ -148,7 +148,8 @@ def beside(found: list[list[dict]]) -> str:
     where = "\n".join(f"- {machine(records)}." for records in found)
     return (
         "Tokens per second of a LLaMA of 0.4 B weights of one type, `ikpy-bench --synthetic 0.4B -r 3 -n 64`; in "
-        f"brackets the share of the roof that binds. The columns are of different machines:\n\n{where}\n\n{table(head, rows)}"
+        f"brackets the share of the roof that binds. The columns are of different machines:\n\n{where}\n\n"
+        f"{table(head, rows)}"
     )
 
 
