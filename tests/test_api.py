@@ -10,6 +10,7 @@ import tiny_llama
 
 import ikpy_llm
 from ikpy_llm import IkpyError, Model
+from ikpy_llm.kernels import cores
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,17 @@ def test_timings_count_and_reset(model):
     )
 
 
+def test_no_positive_number_of_threads_is_automatic(path, monkeypatch):
+    automatic = cores.default_threads()
+    for threads in (0, -1, np.int64(-7)):
+        with Model.load(path, n_ctx=256, threads=threads, threads_batch=threads) as model:
+            assert model.threads == automatic
+    for text in ("0", "-1"):
+        monkeypatch.setenv("IKPY_THREADS", text)
+        with Model.load(path, n_ctx=256) as model:
+            assert model.threads == automatic
+
+
 def test_errors_are_one_line(model, path, tmp_path):
     with pytest.raises(IkpyError, match="top_q"):
         model.generate("AB", top_q=3)
@@ -97,7 +109,7 @@ def test_errors_are_one_line(model, path, tmp_path):
     for wrong in (
         {"n_ctx": -5},
         {"n_ctx": "512"},
-        {"threads": -1},
+        {"threads": 1025},
         {"threads": "2"},
         {"threads_batch": 1.5},
         {"threads_batch": 5000},

@@ -67,7 +67,7 @@ def test_names(words, expected):
         (["-p", "0", "-n", "0"], "nothing to measure"),
         (["-p", "9-8"], "'9-8' is not a range such as 8-32"),
         (["-p", "8-16*1"], "'8-16*1' is not a range"),
-        (["-t", "0-2"], "-t: '0' is not a whole number from 1 to 1024"),
+        (["-t", "1023-1025"], "-t: '1025' is not a whole number up to 1024"),
         (["-pg", "8"], "-pg: '8' is not two whole numbers such as 512,128"),
         (["-rtr", "2"], "-rtr: '2' is not one of on, off, 1, 0"),
         (["-ctk", "q9_0"], "-ctk: 'q9_0' is not one of f32, f16, bf16, q8_0, q8_KV, q6_0, q5_1"),

@@ -72,8 +72,8 @@ def test_words(words, name, value):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["-t", "x"], "-t: 'x' is not a whole number from 1 to 1024"),
-        (["-t", "0"], "-t: '0' is not a whole number from 1 to 1024"),
+        (["-t", "x"], "-t: 'x' is not a whole number up to 1024"),
+        (["-t", "1025"], "-t: '1025' is not a whole number up to 1024"),
         (["-ub", "1.5"], "-ub: '1.5' is not a whole number from 1 on"),
         (["--temp", "hot"], "--temp: 'hot' is not a number"),
         (["--temp", "nan"], "--temp: 'nan' is not a number"),

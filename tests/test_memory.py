@@ -46,6 +46,23 @@ def test_a_child_has_a_copy():
         ({"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "1000000\n",
           "sys/fs/cgroup/a/memory.current": "400000\n",
           "sys/fs/cgroup/a/memory.stat": "anon 5\ninactive_file 300000\n"}, 900_000),
+        # A container of 8 GB that has read large files often: all their pages can be dropped.
+        ({"proc/meminfo": "MemAvailable: 64000000 kB\n", "proc/self/cgroup": "0::/\n",
+          "sys/fs/cgroup/memory.max": "8000000000\n", "sys/fs/cgroup/memory.current": "7900000000\n",
+          "sys/fs/cgroup/memory.stat": "anon 500000000\nfile 7400000000\nactive_file 7400000000\ninactive_file 0\n"},
+         7_500_000_000),
+        ({"proc/meminfo": MEMINFO, "proc/self/cgroup": "9:memory:/x\n",
+          "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "1000000\n",
+          "sys/fs/cgroup/memory/x/memory.usage_in_bytes": "900000\n",
+          "sys/fs/cgroup/memory/x/memory.stat": "inactive_file 1\nactive_file 2\ntotal_inactive_file 300000\n"
+          "total_active_file 500000\n"}, 900_000),
+        ({"proc/meminfo": MEMINFO, "proc/self/cgroup": "9:memory:/x\n",
+          "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "1000000\n",
+          "sys/fs/cgroup/memory/x/memory.usage_in_bytes": "900000\n",
+          "sys/fs/cgroup/memory/x/memory.stat": "inactive_file 100000\nactive_file 200000\n"}, 400_000),
+        # File pages cannot outnumber the bytes in use, though the two numbers are read one after the other.
+        ({"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "1000000\n",
+          "sys/fs/cgroup/memory.current": "400000\n", "sys/fs/cgroup/memory.stat": "active_file 500000\n"}, 1_000_000),
         ({"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/memory.max": "max\n"}, 2000 << 10),
         ({"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/memory.max": "5000\n",
           "sys/fs/cgroup/a/memory.current": "6000\n"}, 0),

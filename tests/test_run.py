@@ -44,6 +44,29 @@ def test_same_text_however_it_is_run(ikpy, model):
     assert run(ikpy, model, "--no-display-prompt").stdout == text.removeprefix("the end")
 
 
+AUTOMATIC = [
+    (["-t", "0"], {}),
+    (["-t", "-1", "-tb", "-4"], {}),
+    (["--threads=-8", "--threads-batch", "0"], {}),
+    ([], {"LLAMA_ARG_THREADS": "-1"}),
+    ([], {"LLAMA_ARG_THREADS_BATCH": "-1"}),
+    ([], {"IKPY_THREADS": "0"}),
+    ([], {"IKPY_THREADS": "-2", "IKPY_THREADS_BATCH": "0"}),
+]
+
+
+@pytest.mark.parametrize(("words", "env"), AUTOMATIC, ids=str)
+def test_no_positive_number_of_threads_is_automatic(ikpy, model, words, env):
+    run(ikpy, model, *words, n=2, env=env)
+
+
+@pytest.mark.parametrize(("words", "env"), AUTOMATIC, ids=str)
+def test_benchmarks_with_automatic_threads(ikpy, model, words, env):
+    for command, sizes in (("bench", ["-p", "4", "-n", "2", "-r", "1"]), ("sweep-bench", ["-c", "256", "-ub", "128"])):
+        done = ikpy(command, "-m", model, *sizes, *words, env=env)
+        assert done.returncode == 0, done.stderr
+
+
 def test_what_is_not_done_as_asked_is_said(ikpy, model):
     errors = run(ikpy, model, "-tb", "3", "-ngl", "99", n=1).stderr
     assert [line for line in errors.splitlines() if line.startswith("note: ")] == [

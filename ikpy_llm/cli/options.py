@@ -74,6 +74,18 @@ def repack_flag(default, help: str):
     return flag(default, "-rtr", "--run-time-repack", "--repack", off=off, bare=True, env="REPACK", help=help)
 
 
+def threads_flag(default):
+    """-t, stated once."""
+    text = "worker threads; 0 or less: automatic (default: physical cores)"
+    return flag(default, "-t", "--threads", metavar="N", maximum=1024, help=text)
+
+
+def threads_batch_flag(default):
+    """-tb, stated once."""
+    text = "those of prompts; 0 or less: automatic (default: -t)"
+    return flag(default, "-tb", "--threads-batch", metavar="N", maximum=1024, help=text)
+
+
 def flash_attn_flag(default):
     """-fa, stated once."""
     choices = ("on", "off", "auto", "1", "0")
@@ -128,12 +140,8 @@ class ModelOptions(Common):
     )
     model_url: str | None = flag(None, "-mu", "--model-url", metavar="URL", help="address of a file of the hub")
     offline: bool = flag(False, "--offline", help="fetch nothing, use what is in the cache")
-    threads: int | None = flag(
-        None, "-t", "--threads", metavar="N", minimum=1, maximum=1024, help="worker threads (default: physical cores)"
-    )
-    threads_batch: int | None = flag(
-        None, "-tb", "--threads-batch", metavar="N", minimum=1, maximum=1024, help="those of prompts (default: -t)"
-    )
+    threads: int | None = threads_flag(None)
+    threads_batch: int | None = threads_batch_flag(None)
     batch: int = flag(
         2048,
         "-b",

@@ -47,9 +47,11 @@ def _number(path: Path) -> int:
 
 
 def _file_pages(folder: Path) -> int:
-    """Bytes counted as used that are pages of files the system can drop, such as the model's."""
-    pairs = (line.split() for line in _lines(folder / "memory.stat"))
-    return next((int(n) for name, n in pairs if name in ("inactive_file", "total_inactive_file")), 0)
+    """Bytes counted as used that are pages of files, such as the model's: the system drops them where it needs memory,
+    also those used lately (active). Pages of a tmpfs are not among them."""
+    stat = dict(line.split()[:2] for line in _lines(folder / "memory.stat"))
+    # total_ (v1 only): with the groups below this one, as the bytes in use are.
+    return sum(int(stat.get(f"total_{kind}", stat.get(kind, 0))) for kind in ("active_file", "inactive_file"))
 
 
 def _limit(path: Path) -> int:

@@ -27,8 +27,8 @@ class Options:
     )
     n_batch: int = _option(2048, "tokens handed over at once at most: matters only below n_ubatch (llama.cpp's -b)")
     n_ubatch: int = _option(512, "tokens computed at once at most")
-    threads: int = _option(0, "worker threads; 0 = the cores this process may use", "IKPY_THREADS")
-    threads_batch: int = _option(0, "worker threads of prompts; 0 = as many as `threads`", "IKPY_THREADS_BATCH")
+    threads: int = _option(0, "worker threads; 0 or less = the cores this process may use", "IKPY_THREADS")
+    threads_batch: int = _option(0, "worker threads of prompts; 0 or less = as many as `threads`", "IKPY_THREADS_BATCH")
     repack: bool | None = _option(
         None, "weave weights into panels at load: yes, no, None = where memory allows", "IKPY_REPACK"
     )
@@ -76,8 +76,9 @@ class Options:
             if not _is_whole(value := getattr(self, name)) or value < low:
                 raise IkpyError(f"{name} = {value!r}: a whole number from {low} on is accepted")
         for name in ("threads", "threads_batch"):
-            if not _is_whole(value := getattr(self, name)) or not 0 <= value <= MAX_THREADS:
-                raise IkpyError(f"{name} = {value!r}: a whole number from 0 to {MAX_THREADS} is accepted")
+            if not _is_whole(value := getattr(self, name)) or value > MAX_THREADS:
+                raise IkpyError(f"{name} = {value!r}: a whole number up to {MAX_THREADS} is accepted; 0 is automatic")
+            object.__setattr__(self, name, max(0, value))
         for name in ("cache_type_k", "cache_type_v"):
             object.__setattr__(self, name, kv_type(getattr(self, name)).name)
         if not _is_whole(self.mla) or self.mla not in range(4):

@@ -9,7 +9,17 @@ from collections.abc import Iterator
 from ikpy_llm.cli import bench_machine, bench_report, bench_run, console, overrides
 from ikpy_llm.cli.bench_result import Result, Test, record, samples
 from ikpy_llm.cli.model_file import list_cache, model_path
-from ikpy_llm.cli.options import ModelOptions, Pair, cache_type_flag, flag, flash_attn_flag, hadamard_flag, repack_flag
+from ikpy_llm.cli.options import (
+    ModelOptions,
+    Pair,
+    cache_type_flag,
+    flag,
+    flash_attn_flag,
+    hadamard_flag,
+    repack_flag,
+    threads_batch_flag,
+    threads_flag,
+)
 from ikpy_llm.errors import IkpyError
 
 BATCH, UBATCH, MLA, AMB = 2048, 512, 3, 256
@@ -40,12 +50,8 @@ class Options(ModelOptions):
         [], "-gp", metavar="PP,TG", env="", help="generation after a prompt, timed alone"
     )
     depth: list[int] = flag([], "-d", "--n-depth", metavar="N", minimum=0, help="tokens before the test (default: 0)")
-    threads: list[int] = flag(
-        [], "-t", "--threads", metavar="N", minimum=1, maximum=1024, help="worker threads (default: physical cores)"
-    )
-    threads_batch: list[int] = flag(
-        [], "-tb", "--threads-batch", metavar="N", minimum=1, maximum=1024, help="those of prompts (default: -t)"
-    )
+    threads: list[int] = threads_flag([])
+    threads_batch: list[int] = threads_batch_flag([])
     threads_pairs: list[Pair] = flag(
         [],
         "-tgb",
