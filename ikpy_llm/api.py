@@ -66,9 +66,9 @@ class Model:
 
     `meta`: the file's metadata, keys as in GGUF; `path`: the file; `n_ctx`, `n_vocab`, `threads`; `vocab`: its
     vocabulary; `session`: the engine below, to go token by token. All of it is described in docs/api.md.
-    A text that begins like the one before it is evaluated only from where they differ. To be used from one thread at a
-    time, and one generator after the other. Whatever computes raises IkpyError once the model is closed, and where its
-    file was changed since loading.
+    A text that begins like the one before it is evaluated only from where they differ. One text at a time: a generator
+    raises IkpyError where the model was used for something else since its last piece, by whatever thread. Whatever
+    computes raises IkpyError once the model is closed, and where its file was changed since loading.
     """
 
     def __init__(self, session: Session, meta: dict, path, load_s: float):
@@ -214,8 +214,9 @@ class Model:
 
         IkpyError for no tokens, ids out of range, more than n_ctx tokens, and values that are not finite.
         """
-        self.session.rewind(0)
-        return self._session.eval(tokens, all_logits=True)
+        with self._cache.lock:
+            self.session.rewind(0)
+            return self._session.eval(tokens, all_logits=True)
 
     def embed(self, text: str | list[int], *, pooling: str | None = None, normalize: bool = True) -> np.ndarray:
         """A text (or token ids) as a vector: float32 (n_embd,); with pooling "none" a row per token: (n, n_embd).
@@ -229,8 +230,10 @@ class Model:
 
         kind = embedding.pooling_of(self.meta, self.path) if pooling is None else embedding.checked(pooling)
         tokens = self._ids(text, parse_special=False)
-        self.session.rewind(0)
-        return embedding.pooled(self._session.hidden(tokens), kind, normalize)
+        with self._cache.lock:
+            self.session.rewind(0)
+            rows = self._session.hidden(tokens)
+        return embedding.pooled(rows, kind, normalize)
 
     def perplexity(self, text: str, n_ctx: int = 512, *, n_chunks: int = -1, progress: Progress | None = None):
         """How well the model predicts a text: an engine.perplexity.Perplexity (`value`, `error`, `n_scored`, ...).
@@ -244,7 +247,8 @@ class Model:
 
         bos = self.vocab.bos if self.vocab.add_bos else None
         tokens = self.tokenize(text)
-        return perplexity(self.session, tokens, bos=bos, n_ctx=n_ctx, n_chunks=n_chunks, progress=progress)
+        with self._cache.lock:
+            return perplexity(self.session, tokens, bos=bos, n_ctx=n_ctx, n_chunks=n_chunks, progress=progress)
 
     def sampler(self, *, grammar: str | None = None, json_schema=None, ignore_eos: bool = False, **sampling):
         """An engine.sampling.Sampler for one text; what `sampling` leaves open, the model file may recommend.
@@ -382,14 +386,16 @@ class Model:
         """
         variables = dict(template_kwargs or {})
         key = (template, json.dumps([tools, variables], default=repr, sort_keys=True))
-        if self._chat is None or self._chat[0] != key:
-            self._chat = key, self.conversation(template=template, tools=tools, **variables)
-        conversation = self._chat[1]
-        conversation.messages = checked(messages)
+        chat = self._chat
+        if chat is None or chat[0] != key:
+            chat = self._chat = key, self.conversation(template=template, tools=tools, **variables)
+        conversation, messages = chat[1], checked(messages)
         ignore_eos = ignore_eos or checked_n_predict(n_predict) == -2
         ends, stops = self.ends(stop)
         sampler = self.sampler(grammar=grammar, json_schema=json_schema, ignore_eos=ignore_eos, **sampling)
-        return conversation.reply(sampler, n_predict=n_predict, stops=stops, ends=ends)
+        with self._cache.lock:
+            conversation.messages = messages
+            return conversation.reply(sampler, n_predict=n_predict, stops=stops, ends=ends)
 
     @property
     def timings(self) -> Timings:
@@ -423,7 +429,8 @@ class Model:
 
     def reset(self) -> None:
         """Start a new sequence, and timings (but for `load_s`) at zero."""
-        self.session.rewind(0)
+        with self._cache.lock:
+            self.session.rewind(0)
         for t in self._session.timings.values():
             t.__init__()
 

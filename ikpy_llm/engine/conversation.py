@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from numbers import Integral
@@ -14,24 +15,50 @@ from ikpy_llm.engine.chat import ChatTemplate, checked
 from ikpy_llm.engine.stops import StopMatcher
 from ikpy_llm.errors import IkpyError
 
+OTHER_TEXT = (
+    "this text cannot go on: the model was used for something else after its last piece, and has one KV cache only; "
+    "end one text before the next begins, or load the model once for each"
+)
+
 
 class Cache:
-    """A session and the tokens that its KV cache holds. All evaluation goes through it, or `forget` is called."""
+    """A session and the tokens that its KV cache holds. All evaluation goes through it, or `forget` is called.
+
+    Who begins a text has the cache (`begin`) until the next one begins or the session is used by others; a text that
+    has lost it cannot go on. Steps that belong together are done while holding `lock`.
+    """
 
     def __init__(self, session):
         self.session, self.tokens = session, []
+        self.lock = threading.RLock()
         self.after_prompt: Callable[[], None] | None = None  # called once, when a text has been read
+        self._owner, self._left = None, self._state()
+
+    def _state(self) -> tuple[int, int]:
+        """What changes whenever the session is used."""
+        return self.session.position, self.session.n_evaluated
+
+    def begin(self) -> object:
+        """The cache is for a new text from now on; what that one gives to `check`."""
+        self._owner = object()
+        return self._owner
+
+    def check(self, owner: object) -> None:
+        """IkpyError unless the text of `owner` still has the cache."""
+        if owner is not self._owner or self._left != self._state():
+            raise IkpyError(OTHER_TEXT)
 
     def forget(self) -> None:
         """The session is used by others: nothing in it can be relied on."""
-        self.tokens = []
+        with self.lock:  # not within a step of another thread
+            self.tokens = []
 
     def reuse(self, tokens: list[int]) -> list[int]:
         """Keep the longest common beginning with `tokens`, forget the rest; the tokens still to be evaluated.
 
         At least the last one is left: its logits are wanted.
         """
-        if self.session.position != len(self.tokens):
+        if self._left != self._state() or self.session.position != len(self.tokens):
             self.tokens = []
         n = common(self.tokens, tokens[:-1])
         if n < self.session.position:
@@ -40,13 +67,16 @@ class Cache:
             except IkpyError:  # what a sliding window has dropped cannot come back
                 n = 0
                 self.session.rewind(0)
-        self.tokens = self.tokens[:n]
+        self.tokens, self._left = self.tokens[:n], self._state()
         return tokens[n:]
 
     def eval(self, tokens: list[int]) -> np.ndarray:
         """float32 (n_vocab,): the logits after these tokens, which follow those in the cache."""
-        logits = self.session.eval(tokens)[0]
-        self.tokens += tokens
+        try:
+            logits = self.session.eval(tokens)[0]
+            self.tokens += tokens
+        finally:
+            self._left = self._state()
         if self.after_prompt is not None:
             call, self.after_prompt = self.after_prompt, None
             call()
@@ -54,15 +84,19 @@ class Cache:
 
     def save(self, path) -> int:
         """Write tokens and KV cells to a file; bytes of it. IkpyError as engine.prompt_cache.save, and for nothing."""
-        if not self.tokens or self.session.position != len(self.tokens):
-            raise IkpyError(f"{path}: there is no text in the cache that could be saved")
-        return prompt_cache.save(path, self.session, self.tokens)
+        with self.lock:
+            if not self.tokens or self._left != self._state() or self.session.position != len(self.tokens):
+                raise IkpyError(f"{path}: there is no text in the cache that could be saved")
+            return prompt_cache.save(path, self.session, self.tokens)
 
     def load(self, path) -> list[int]:
         """The tokens that a file fills the cache with. IkpyError as engine.prompt_cache.load."""
-        self.forget()
-        self.tokens = prompt_cache.load(path, self.session)
-        return list(self.tokens)
+        with self.lock:
+            self.begin()
+            self.tokens = []
+            self.tokens = prompt_cache.load(path, self.session)
+            self._left = self._state()
+            return list(self.tokens)
 
 
 def common(a: list[int], b: list[int]) -> int:
@@ -95,13 +129,19 @@ def stream(
     n_predict < 0: until the model ends its text (a token of `ends`, which is not shown) or the context is full.
     keep: when it is full, go on without the older half of the text but for so many tokens at its beginning, -1: the
     prompt; None: end there.
+    IkpyError where the session was used for something else between two pieces: the later use wins.
     """
     session, matcher, text, out, why = cache.session, StopMatcher(stops), list(tokens), [], "length"
     endless = n_predict < 0 and keep is not None
     n_kept = len(tokens) if keep is not None and keep < 0 else keep or 0
-    left, tokens = n_predict if n_predict >= 0 else session.n_ctx, cache.reuse(tokens)
+    left = n_predict if n_predict >= 0 else session.n_ctx
+    with cache.lock:
+        owner, tokens = cache.begin(), cache.reuse(tokens)
     while left > 0:
-        token = sampler.sample(cache.eval(tokens)[: sampler.n_vocab])
+        with cache.lock:
+            cache.check(owner)
+            logits = cache.eval(tokens)
+        token = sampler.sample(logits[: sampler.n_vocab])
         if token in ends:
             why = "eos"
             break
@@ -117,11 +157,13 @@ def stream(
             why = "grammar"
             break
         tokens, left = [token], left - (not endless)
-        if session.position >= session.n_ctx:
+        if len(text) > session.n_ctx:  # the newest has no place
             if keep is None:
                 break
             text = shifted(text, min(n_kept, session.n_ctx // 2))
-            tokens = cache.reuse(text)
+            with cache.lock:
+                cache.check(owner)
+                tokens = cache.reuse(text)
     if piece := matcher.feed(decoder.flush()) + matcher.flush():
         yield piece
     return End(out, why, matcher.found)
@@ -144,12 +186,13 @@ class Conversation:
         self.messages, self.why = checked(messages), ""
         self._text, self._ids = "", []  # a rendered conversation with its last reply, and the tokens of both
 
-    def tokens(self, add_generation_prompt: bool = True) -> tuple[str, list[int]]:
-        """The rendered conversation as text and as tokens.
+    def tokens(self, add_generation_prompt: bool = True, messages: list | None = None) -> tuple[str, list[int]]:
+        """The rendered conversation as text and as tokens. messages: others than its own.
 
         What the model wrote itself keeps the tokens it chose, which need not be those of its text read again.
         """
-        text = self.template.render(self.messages, add_generation_prompt=add_generation_prompt, **self.variables)
+        messages = self.messages if messages is None else messages
+        text = self.template.render(messages, add_generation_prompt=add_generation_prompt, **self.variables)
         rest = text[len(self._text) :] if self._text and text.startswith(self._text) else None
         if rest and self.vocab.starts_special(rest):
             return text, self._ids + self.vocab.encode(rest, add_special=False, parse_special=True)
@@ -165,7 +208,11 @@ class Conversation:
         The generator's own value says how it ended. ends: tokens that end it, default: the vocabulary's.
         show_special: `<|...|>` tokens are part of the text.
         """
-        text, tokens = self.tokens()
+        return self._reply(self.messages, sampler, n_predict, stops, ends, show_special)
+
+    def _reply(self, messages: list, sampler, n_predict: int, stops, ends, show_special: bool):
+        """`reply` to these messages, whatever `messages` is when the first piece is asked for."""
+        text, tokens = self.tokens(messages=messages)
         if len(tokens) > self.cache.session.n_ctx:
             raise IkpyError(
                 f"the conversation of {len(tokens)} tokens does not fit into the context of "
@@ -189,7 +236,7 @@ class Conversation:
         finally:
             source.close()
             answer = "".join(pieces)
-            self.messages.append({"role": "assistant", "content": answer})
+            messages.append({"role": "assistant", "content": answer})
             if end is not None and self.why != "stop":
                 self._text, self._ids = text + answer, tokens + end.ids
             else:  # the text is cut within a token

@@ -82,7 +82,7 @@ class Session:
         self._shapes["hidden"] = Shape(n_rows, n_rows, False, hidden=True)
         self._programs: dict[str, tuple[Program, Value]] = {}
         self._pending: dict[str, tuple[planner.Plan, Value]] = {}
-        self._n_evaluated = 0  # tokens since the model was opened
+        self.n_evaluated = 0  # tokens since the model was opened
         self.position, self._written = 0, 0  # positions in use; end of those written since the sequence began
         self.timings = {"prompt": Timing(), "generation": Timing()}
         self._state = np.zeros((4, BLOCK), np.int64)  # one block per kind of rows, cache lines apart
@@ -349,7 +349,7 @@ class Session:
         kind = "generation" if name == "gen" else "prompt"
         self.timings[kind].add(seconds, program, n, n_outputs, self.position)
         self.position = end
-        self._n_evaluated += n
+        self.n_evaluated += n
         return out
 
     def _kept(self, position: int) -> bool:
@@ -396,7 +396,7 @@ class Session:
     def experts_per_token(self) -> float:
         """Experts that a token used in a layer, on average since the model was opened; 0 without experts."""
         n_layers = sum(r.op == "route" and r.kernel.path == "moe.route" for r in self._program("gen")[0].records)
-        rows = self._n_evaluated * n_layers
+        rows = self.n_evaluated * n_layers
         return int(self._state[STATES.index(SLOTS), N_USED]) / rows if rows else 0.0
 
     def touched(self) -> tuple[int, int]:
