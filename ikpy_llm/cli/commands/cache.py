@@ -16,13 +16,13 @@ class Options(Common):
 
 def main(options: Options) -> None:
     """Print folder, number of files and size of each part of the cache; `clear` removes the compiled kernels first."""
-    from ikpy_llm.kernels import jit
+    from ikpy_llm.kernels import folders
 
-    root = jit.cache_root()
+    root = folders.root()
     parts = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
     if options.action == "clear":
         for part in parts:
-            if options.everything or part == jit.cache_dir():
+            if options.everything or part == root / "kernels":
                 _remove(part)
                 print(f"removed {part}")
         return

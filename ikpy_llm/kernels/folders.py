@@ -1,0 +1,118 @@
+"""Where ikpy keeps compiled kernels and fetched models, and whose machine code it loads. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import stat
+from pathlib import Path
+
+from ikpy_llm.errors import IkpyError
+
+log = logging.getLogger("ikpy.folders")
+HAS_OWNERS = hasattr(os, "getuid")  # not on Windows, where a user's folders are the user's own anyway
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+FOLDER_MODE, FILE_MODE = 0o755, 0o644  # all may read, the owner writes: a cache filled by root serves other users
+
+
+def root() -> Path:
+    """Folder of everything ikpy caches: IKPY_CACHE, or the user's cache folder, or where no home folder can be written
+    a private one in the system's folder for temporary files. IkpyError where there is none."""
+    if path := os.environ.get("IKPY_CACHE"):
+        try:
+            return Path(path).expanduser()
+        except RuntimeError:
+            raise IkpyError(f"IKPY_CACHE={path}: there is no such home folder; set it to a full path") from None
+    return _default(os.environ.get("HOME"), os.environ.get("XDG_CACHE_HOME"))
+
+
+@functools.cache
+def _default(*_environment) -> Path:
+    folder = home()
+    if folder is not None:
+        return folder
+    folder = private()
+    log.warning("no home folder can be written: kernels and models are kept in %s; IKPY_CACHE sets another", folder)
+    return folder
+
+
+def home() -> Path | None:
+    """ikpy's folder in the user's cache folder; None where there is no home or it cannot be used, as in containers
+    that are run with the number of a user nobody knows."""
+    import platformdirs
+
+    try:
+        folder = Path(platformdirs.user_cache_dir("ikpy", appauthor=False))
+    except (RuntimeError, KeyError):
+        return None
+    if not folder.is_absolute():  # the home folder is unknown: "~" stands in the path
+        return None
+    if os.path.isdir(folder) and os.access(folder, os.R_OK | os.X_OK):
+        return folder  # though perhaps not to be written: what it has can be used
+    there = next(p for p in folder.parents if os.path.exists(p))
+    return folder if os.access(there, os.W_OK | os.X_OK) else None
+
+
+def private() -> Path:
+    """A folder below that for temporary files which only this user can read and write. IkpyError where others made it
+    or nothing can be written."""
+    import tempfile
+
+    try:
+        folder = Path(tempfile.gettempdir()) / f"ikpy-{os.getuid() if HAS_OWNERS else 'cache'}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        raise IkpyError(f"no folder to cache in: {error}; set IKPY_CACHE to a folder that can be written") from None
+    if not stat.S_ISDIR(found.st_mode) or (HAS_OWNERS and (found.st_uid != os.getuid() or found.st_mode & 0o077)):
+        raise IkpyError(f"{folder} is not a private folder of this user; set IKPY_CACHE to one that is")
+    return folder
+
+
+def kernels() -> Path:
+    """Folder of the object cache: in `root`, or in a private folder where code from there could be anybody's."""
+    folder = root() / "kernels"
+    why = distrusted(folder)
+    return folder if why is None else _instead_of(folder, why)
+
+
+@functools.cache
+def _instead_of(folder: Path, why: str) -> Path:
+    other = private() / "kernels"
+    log.warning("%s: %s, so its code is not loaded and kernels are kept in %s", folder, why, other)
+    return other
+
+
+def distrusted(folder: Path) -> str | None:
+    """Why code in a folder may be others'; None where it is the user's, root's or of the owner of IKPY_CACHE."""
+    if not HAS_OWNERS:
+        return None
+    try:
+        found = folder.stat()
+    except OSError:
+        return None  # it is not there, or nothing in it can be read
+    if found.st_mode & OTHERS_WRITE:
+        return "others can write there (chmod go-w helps)"
+    return None if found.st_uid in owners() else f"it belongs to another user ({found.st_uid})"
+
+
+def owners() -> set[int]:
+    """Users whose code is loaded: this one, root, and whoever owns the folder that IKPY_CACHE names."""
+    known = {0, os.getuid()}
+    if os.environ.get("IKPY_CACHE"):
+        with contextlib.suppress(OSError):
+            known.add(root().stat().st_uid)
+    return known
+
+
+def may_load(file) -> bool:
+    """Is an open file with code one that only the owners above can have written?"""
+    found = os.fstat(file.fileno())
+    return not HAS_OWNERS or (not found.st_mode & OTHERS_WRITE and found.st_uid in owners())
+
+
+def make(folder: Path) -> None:
+    """Make a folder, with those above it, that all may read and its owner may write, whatever the umask adds."""
+    folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
