@@ -13,7 +13,7 @@ from numbers import Integral
 import numpy as np
 
 from ikpy_llm import models
-from ikpy_llm.engine import overrides
+from ikpy_llm.engine import overrides, special_ids
 from ikpy_llm.engine.chat import checked
 from ikpy_llm.engine.conversation import Cache, Conversation, End, checked_n_predict, stream
 from ikpy_llm.engine.gguf import open_gguf
@@ -148,6 +148,7 @@ class Model:
         )
         file = open_gguf(path)
         overrides.apply(file, override_kv)
+        special_ids.warn(file.meta, path)
         session = Session(file, models.builder(file.meta, str(path)), options, progress)
         return cls(session, file.meta, path, time.perf_counter() - start)
 
@@ -271,7 +272,7 @@ class Model:
         for name in sampling.keys() - known.keys():
             raise IkpyError(f"there is no option called {name}; those of samplers are: {', '.join(known)}")
         options = SamplerOptions(**recommended, **sampling)
-        n_vocab = min(self.n_vocab, self.vocab.n_tokens)
+        n_vocab = min(self.n_vocab, self.vocab.n_tokens or self.n_vocab)  # a file without tokens has only ids
         rules = None
         if grammar is not None or json_schema is not None:
             from ikpy_llm.engine.grammar import Grammar

@@ -19,26 +19,30 @@ class ReferenceDeepseek2(ReferenceMoE):
             "ser": self.ser,
         }
         how |= {"n_group": m.get("expert_group_count", 1), "n_group_used": m.get("expert_group_used_count", 1)}
-        gating = "sigmoid" if m.get("expert_gating_func") == 2 else "softmax"
         bias = self.w.get(f"blk.{i}.exp_probs_b.bias")
+        gating = {1: "softmax", 2: "sigmoid"}.get(m.get("expert_gating_func"), "softmax" if bias is None else "sigmoid")
         return choose(logits, m["expert_used_count"], gating=gating, bias=bias, **how)
 
     def turned(self, x):
-        """Neighbouring columns turn; yarn stretches slow pairs by the factor."""
+        """Neighbouring columns turn; yarn stretches slow pairs by the factor, and all grow by the file's factor or by
+        yarn's own, or not at all where the scale of q k^T grows (mscale and mscale_all_dim are equal).
+        """
         m, n = self.meta, x.shape[-1]
         base, factor = m.get("rope.freq_base", 1e4), m.get("rope.scaling.factor", 1.0)
         frequency = base ** (-np.arange(0, n, 2) / n)
-        part = np.zeros(n // 2)  # of each pair that is not stretched
+        part, grown = np.zeros(n // 2), 1.0  # part: of each pair that is not stretched
         if m.get("rope.scaling.type") == "yarn":
             n_ctx = m["rope.scaling.original_context_length"]
             low, high = (n * np.log(n_ctx / (turns * 2 * np.pi)) / (2 * np.log(base)) for turns in (32, 1))
             low, high = max(0, np.floor(low)), min(n - 1, np.ceil(high))
             part = 1 - np.clip((np.arange(n // 2) - low) / max(0.001, high - low), 0, 1)
+            grown = 1.0 if m.get("rope.scaling.yarn_log_multiplier") else 1 + 0.1 * np.log(factor)
+            grown = m.get("rope.scaling.yarn_attn_factor", grown)
         angle = np.arange(x.shape[-2])[:, None] * frequency * (part + (1 - part) / factor)
         out = np.empty_like(x)
         out[..., ::2] = x[..., ::2] * np.cos(angle) - x[..., 1::2] * np.sin(angle)
         out[..., 1::2] = x[..., ::2] * np.sin(angle) + x[..., 1::2] * np.cos(angle)
-        return out
+        return out * grown
 
     def attention(self, i, x):
         m, name = self.meta, f"blk.{i}.attn_"

@@ -76,5 +76,6 @@ class ReferenceMoE(ReferenceLlama):
         return y
 
     def routes(self, i, logits):
-        norm = self.architecture != "qwen2moe"
-        return choose(logits, self.meta["expert_used_count"], norm=norm, ser=self.ser)
+        norm = self.meta.get("expert_weights_norm", self.architecture != "qwen2moe")
+        scale = self.meta.get("expert_weights_scale", 0.0) or 1.0
+        return choose(logits, self.meta["expert_used_count"], norm=norm, scale=scale, ser=self.ser)

@@ -160,7 +160,6 @@ REFUSED = {
     "final_logit_softcapping": (30.0, "accepted: 0.0"),
     "rope.scaling.type": ("longrope", "accepted: none, linear, yarn"),
     "attention.sliding_window": (-1, "accepted: 0 to"),
-    "something.new": (1, "models without this key"),
 }
 
 

@@ -35,6 +35,7 @@ class Fake:
 
 META = tiny_llama.meta()
 SHAPES = tiny_llama.shapes(META)
+FOUR = tiny_llama.meta(n_layer=4)
 
 
 def test_every_tensor_is_claimed():
@@ -81,7 +82,6 @@ REFUSED = {
     "logit_scale": (0.5, "accepted: 0.0 or 1.0"),
     "attention.clamp_kqv": (8.0, "accepted: 0.0"),
     "attention.causal": (False, "accepted: True"),
-    "something.new": (1, "models without this key"),
     "embedding_length": ("many", "one whole number"),
     "block_count": (0, "accepted: 1 to"),
     "attention.head_count": ([4, 8], "one whole number"),
@@ -91,6 +91,9 @@ REFUSED = {
     "rope.dimension_count": (15, "an even number up to the head's 16"),
     "attention.key_length": (24, "multiples of 16"),
     "attention.value_length": (8, "multiples of 16"),
+    "rope.dimension_sections": ([2, 2, 2, 2], "accepted: 0"),
+    "attention.temperature_scale": (0.1, "accepted: 0.0"),
+    "hidden_activation": ("gelu_new", "accepted: silu or swish"),
     "feed_forward_length": (1 << 40, "accepted: 1 to"),
 }
 
@@ -181,15 +184,39 @@ def test_metadata_of_yarn(architecture):
         "factor": 4.0,
         "original_context_length": 128,
         "yarn_beta_fast": 16.0,
-        "attn_factor": 0.5,
     }
     keys = {"rope__scaling__" + k: v for k, v in scaling.items()}
     graph = trace(tiny_llama.meta(architecture=architecture, **keys), SHAPES)
     (angles,) = {op.attrs["angles"] for op in graph.ops if op.name == "rope"}
-    assert angles == rope.Angles(16, 1e4, 4.0, "", 0.5, rope.Yarn(128, 16.0, 1.0, 1.0))
+    assert angles == rope.Angles(16, 1e4, 4.0, "", 1.0, rope.Yarn(128, 16.0, 1.0, 1.0))
     plain = {"rope__scaling__factor": 4.0, "rope__scaling__type": "none", "rope__scaling__yarn_beta_slow": 2.0}
     graph = trace(tiny_llama.meta(architecture=architecture, **plain), SHAPES)
     assert {op.attrs["angles"] for op in graph.ops if op.name == "rope"} == {rope.Angles(16, 1e4)}
+
+
+GROWN = 1 + 0.1 * math.log(4)
+FACTORS = [  # what the file states, and by what q and k grow at factor 4, as in HF transformers
+    ({}, GROWN),
+    ({"attn_factor": 1.3}, 1.3),
+    ({"attn_factor": 1.0}, 1.0),
+    ({"yarn_attn_factor": 1.3}, 1.3),
+    ({"yarn_attn_factor": 1.0}, 1.0),
+    ({"yarn_attn_factor": 1.3, "yarn_ext_factor": 0.5}, 1.3),
+    ({"yarn_attn_factor": 1.3, "yarn_ext_factor": 0.0}, 1.3),
+    ({"yarn_ext_factor": -1.0}, GROWN),
+    ({"factor": 0.5}, 1.0),
+    ({"type": "linear", "attn_factor": 1.3}, 1.3),
+]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "smollm3"])
+@pytest.mark.parametrize(("stated", "grown"), FACTORS)
+def test_a_stated_factor_takes_the_place_of_that_of_yarn(architecture, stated, grown):
+    scaling = {"type": "yarn", "factor": 4.0, "original_context_length": 128} | stated
+    keys = {"rope__scaling__" + k: v for k, v in scaling.items()}
+    graph = trace(tiny_llama.meta(architecture=architecture, n_layer=4, **keys), tiny_llama.shapes(FOUR))
+    (angles,) = {op.attrs["angles"] for op in graph.ops if op.name == "rope"}
+    np.testing.assert_allclose(rope.table(angles, 1)[0, :, 0], grown, rtol=1e-6)
 
 
 def test_files_and_fakes_agree(tmp_path):

@@ -15,6 +15,10 @@ TOKENS = np.random.default_rng(3).integers(0, tiny_deepseek2.N_VOCAB, 130).tolis
 # Of the logits' deviation, on average: f16 cache; activations of 8 bits, which choose other experts in some rows.
 EXACT, CODES = 1e-3, 0.12
 
+# As converters write Youtu-LLM.
+NO_EXPERTS = {"n_dense": 3, "n_expert": None, "n_used": None, "n_shared": 0, "n_ff_expert": 96, "layout": "k_b"}
+NO_EXPERTS |= {"expert_weights_scale": 1.0, "expert_weights_norm": True, "attention__q_lora_rank": 48}
+
 CASES = {
     "v2": ({"n_shared": 2, "types": ("F32", "F16")}, EXACT),
     "v3": (V3, EXACT),
@@ -24,6 +28,20 @@ CASES = {
     "all layers have experts, all are used": ({"n_dense": 0, "n_layer": 2, "n_expert": 4, "n_used": 4}, EXACT),
     "8 bits": (V3 | {"types": ("Q8_0",)}, CODES),
     "8 bits, k_b and v_b": ({"layout": "k_b", "types": ("Q8_0",)}, CODES),
+    "v3, no word on how experts are weighted": (V3 | {"expert_gating_func": None, "bias": True}, EXACT),
+    "v3, by softmax with a bias": (V3 | {"expert_gating_func": 1, "bias": True, "seed": 2}, EXACT),
+    "yarn without mscale_all_dim": (V3 | {"rope__scaling__yarn_log_multiplier": None}, EXACT),
+    "yarn with a factor": (V3 | {"rope__scaling__yarn_attn_factor": 1.3}, EXACT),
+    "yarn with a factor alone": (
+        V3 | {"rope__scaling__yarn_attn_factor": 0.8, "rope__scaling__yarn_log_multiplier": 0.0},
+        EXACT,
+    ),
+    "all three of attn_kv_b, attn_k_b, attn_v_b": (V3 | {"layout": "all"}, EXACT),
+    "no experts": (NO_EXPERTS, EXACT),
+    "no experts, not even a word on them": (
+        {"n_dense": None, "n_expert": None, "n_used": None, "n_shared": None, "n_ff_expert": None},
+        EXACT,
+    ),
     "few bits": ({"types": ("Q5_1", "Q4_0", "Q4_1")}, CODES),
 }
 
@@ -109,7 +127,7 @@ REFUSED = {
     "expert_group_used_count": (9, "1 to the number of groups, 4"),
     "expert_weights_norm": (1, "true or false"),
     "attention.key_length": (64, "accepted: 80 with key_length_mla, or the size of a key|implies|imply"),
-    "attention.indexer.head_count": (4, "models without this key"),
+    "attention.indexer.head_count": (4, "accepted: 0"),
 }
 
 

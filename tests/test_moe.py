@@ -37,6 +37,8 @@ CASES = {
     "qwen3moe, all used": ({"n_expert": 5, "n_used": 5}, EXACT),
     "qwen3moe, rows that fill no panel": ({"n_ff_expert": 40, "n_embd": 72, "n_head": 3, "n_head_kv": 1}, EXACT),
     "qwen3moe, many experts": ({"n_expert": 70, "n_used": 6}, EXACT),
+    "qwen3moe, weights as they are": ({"expert_weights_norm": False, "expert_weights_scale": 1.5}, EXACT),
+    "qwen2moe, weights to a sum of one": ({"architecture": "qwen2moe", "expert_weights_norm": True}, EXACT),
     "qwen2moe": ({"architecture": "qwen2moe", "bias": True}, EXACT),
     "qwen2moe, 8 bits": ({"architecture": "qwen2moe", "types": ("Q8_0", "Q4_1")}, CODES),
     "llama": ({"architecture": "llama", "n_expert": 4, "n_used": 2}, EXACT),
@@ -182,9 +184,10 @@ REFUSED = {
     "expert_used_count": (9, "1 to the number of experts, 8"),
     "expert_count": (7, "the hyperparameters imply"),
     "expert_feed_forward_length": (33, "the hyperparameters imply"),
-    "expert_gating_func": (2, "models without this key"),
-    "expert_shared_count": (1, "models without this key"),
-    "expert_weights_scale": (2.0, "models without this key"),
+    "expert_gating_func": (2, "accepted: 0, 1"),
+    "expert_shared_count": (1, "accepted: 0"),
+    "expert_weights_scale": (-2.0, "accepted: 0 to"),
+    "expert_weights_norm": (1, "true or false"),
 }
 
 

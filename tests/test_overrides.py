@@ -67,7 +67,7 @@ def test_errors(path):
         ({"rope.scaling.type": "odd"}, "'llama.rope.scaling.type' is 'odd'; accepted: none, linear, yarn"),
         ({"block_count": 3}, "tensor 'blk.2.attn_norm.weight' of shape .* is missing"),
         ({"general.architecture": "x"}, "general.architecture is 'x'; there are: "),
-        ({"something": 1}, "'llama.something' is 1; accepted: llama models without this key"),
+        ({"something": 1}, "there is no metadata key .llama.something. that could be overridden"),
     ):
         with pytest.raises(ModelFileError, match=message):
             logits(path, override_kv=changes)

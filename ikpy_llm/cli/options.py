@@ -216,7 +216,11 @@ class ModelOptions(Common):
         None, "--yarn-ext-factor", metavar="N", minimum=-1, help="yarn: share of it (0 = linear, 1 = all)"
     )
     yarn_attn_factor: float | None = flag(
-        None, "--yarn-attn-factor", metavar="N", minimum=1e-3, help="yarn: factor of q and k"
+        None,
+        "--yarn-attn-factor",
+        metavar="N",
+        minimum=1e-3,
+        help="yarn: factor of q and k, in place of 1 + 0.1 ln(N of --rope-scale)",
     )
     yarn_beta_slow: float | None = flag(
         None, "--yarn-beta-slow", metavar="N", minimum=1e-3, help="yarn: turns below which pairs are stretched fully"

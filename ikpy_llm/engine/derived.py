@@ -31,6 +31,7 @@ class Derived:
         self.type_id = table.by_name(stored_type or type_name).id
         self.n_bytes = table.tensor_bytes(type_name, shape)
         self._bytes: np.ndarray | None = None
+        self.is_part = False  # rows of another tensor, as they are
 
     @property
     def data(self) -> np.ndarray:
@@ -46,3 +47,15 @@ class Derived:
 
     def release(self) -> None:
         self._bytes = None
+
+
+def rows_of(tensor, shape: tuple[int, ...], first: int, n: int, name: str) -> Derived:
+    """Rows first .. first + n of a matrix of this shape, or numbers of a vector, as a tensor; nothing is copied."""
+    size = table.tensor_bytes(tensor.type_name, (1, *shape[1:]))
+
+    def make() -> np.ndarray:
+        return tensor.data[first * size : (first + n) * size]
+
+    part = Derived(name, tensor.type_name, (n, *shape[1:]), make, f"rows of {tensor.name}")
+    part.is_part = True
+    return part

@@ -65,7 +65,7 @@ class _Part:
             self._map = mmap.mmap(self._fd, status.st_size, access=mmap.ACCESS_READ)
         except (OSError, ValueError) as error:  # I/O error, or shorter than a moment ago
             raise ModelFileError(f"{name}: cannot be read: {error}") from None
-        self.meta = header.meta
+        self.meta, self.odd_texts = header.meta, header.odd_texts
         self._bytes = np.frombuffer(self._map, np.uint8)
         self._entries = header.tensors
 
@@ -103,11 +103,13 @@ class _Part:
 
 
 class GGUFFile:
-    """An opened model: `path`, `meta` {key: int, float, bool, str or list}, `tensors` {name: Tensor}."""
+    """An opened model: `path`, `meta` {key: int, float, bool, str or list}, `tensors` {name: Tensor}; `odd_texts`: keys
+    whose text is not UTF-8.
+    """
 
     def __init__(self, path: Path, parts: list[_Part]):
         self.path, self._parts = path, parts
-        self.meta = parts[0].meta
+        self.meta, self.odd_texts = parts[0].meta, parts[0].odd_texts
         self.tensors: dict[str, Tensor] = {}
         for part in parts:
             for tensor in part.tensors:

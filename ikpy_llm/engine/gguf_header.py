@@ -76,6 +76,7 @@ class Header:
         self._check_count("keys", n_kv, MIN_KV_BYTES)
         self._check_count("tensors", n_tensors, MIN_TENSOR_BYTES)
         self.meta = {}
+        self.odd_texts: list[str] = []  # keys whose text is not UTF-8
         for _ in range(n_kv):
             self._read_pair()
         alignment = self._alignment()
@@ -145,6 +146,22 @@ class Header:
         except UnicodeDecodeError:
             self._fail(f"{what} is {shown(raw)}, which is not UTF-8")
 
+    def _text(self, key: str, what: str) -> str:
+        """The value of a key. Bytes that are not UTF-8, as some descriptions have them, become U+FFFD; not so in what
+        texts are made of.
+        """
+        n = self._u64(what)
+        if n > MAX_STRING:
+            self._fail(f"{what} claims {n} bytes; at most {MAX_STRING} are read")
+        raw = self._take(n, what)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            if key.startswith("tokenizer."):
+                self._fail(f"{what} is {shown(raw)}, which is not UTF-8")
+        self.odd_texts.append(key)
+        return raw.decode("utf-8", "replace")
+
     # --- metadata --------------------------------------------------------------------------------------------------
 
     def _read_pair(self):
@@ -155,11 +172,11 @@ class Header:
             self._fail(f"key {shown(key)} occurs twice")
         what = f"key {shown(key)}"
         code = self._u32(what)
-        self.meta[key] = self._array(what) if code == ARRAY else self._value(code, what)
+        self.meta[key] = self._array(what) if code == ARRAY else self._value(key, code, what)
 
-    def _value(self, code: int, what: str):
+    def _value(self, key: str, code: int, what: str):
         if code == STRING:
-            return self._string(what, MAX_STRING)
+            return self._text(key, what)
         if code not in NUMBERS:
             self._fail(f"{what} has value type {code}; 0 to 12 are known")
         form = _FORMATS[code]

@@ -6,12 +6,14 @@ A weight is a matrix [outputs][inputs], inputs contiguous, as GGUF stores it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import copy
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ikpy_llm.engine.derived import Derived
+from ikpy_llm.engine.derived import Derived, rows_of
 from ikpy_llm.engine.options import Options
 from ikpy_llm.engine.rope import Angles
 from ikpy_llm.errors import ModelFileError, shown
@@ -90,8 +92,9 @@ class Graph:
         return self.full(name) in self.tensors
 
     def rows(self, name: str) -> int:
-        """Rows of a tensor, 0 without it."""
-        return self.tensors[self.full(name)].shape[-2] if self.has(name) else 0
+        """Rows of a matrix, 0 without it."""
+        shape = (0, 0, *self.tensors[self.full(name)].shape) if self.has(name) else (0, 0)
+        return shape[-2]
 
     def claim(self, name: str, shape: tuple[int, ...], use: str) -> str:
         """The full name of a tensor, which must exist with exactly `shape` (rows, columns)."""
@@ -102,7 +105,7 @@ class Graph:
         have = tuple(tensor.shape)
         while len(have) > len(shape) and have[0] == 1:
             have = have[1:]
-        if len(have) + 1 == len(shape) and shape[0] == 1:  # a matrix of one row
+        while len(have) < len(shape) and shape[len(shape) - len(have) - 1] == 1:  # a matrix of one row
             have = (1, *have)
         if have != tuple(shape):
             raise ModelFileError(
@@ -121,6 +124,14 @@ class Graph:
         """A tensor that the file lacks, made when it is needed: `make()` gives its bytes. `source` says of what."""
         if not self.has(name):
             self.tensors[self.full(name)] = Derived(self.full(name), type_name, shape, make, source)
+
+    def reshape(self, name: str, shape: tuple[int, ...]):
+        """The tensor of this name, from now on, with its bytes read as another shape of as many elements."""
+        full = self.full(name)
+        tensor = copy.copy(self.tensors[full])
+        object.__setattr__(tensor, "shape", shape)  # the file's own are frozen
+        self.tensors[full] = tensor
+        return tensor
 
     def join(self, name: str, n: int, shape: tuple[int, int]) -> None:
         """Where the file has n matrices `<name>.<i>.weight` in place of `<name>_exps.weight`: that tensor, joined, and
@@ -151,12 +162,17 @@ class Graph:
         for i in range(n):
             self._input_scale(f"{name}.{i}")
 
-    def check_all_claimed(self) -> None:
-        """Every tensor of the file must have been asked for: what we do not use we do not understand."""
+    def check_all_claimed(self) -> list[str]:
+        """Every tensor of the file must have been asked for: what we do not use we do not understand. Only biases of
+        zeros change nothing whatever they are added to; their names.
+        """
         left = sorted(set(self.tensors) - set(self.claimed))
+        zeros = [name for name in left if name.endswith(".bias") and not _numbers(self.tensors[name]).any()]
+        left = [name for name in left if name not in zeros]
         if left:
             names = ", ".join(shown(n) for n in left[:4])
             raise ModelFileError(f"{self.file}: {len(left)} tensors are not part of the model's definition: {names}")
+        return zeros
 
     def freqs(self, n_rot: int, name: str = "rope_freqs.weight") -> str:
         """Name of the tensor by which the file divides each frequency of q's and k's rotation, "" without one."""
@@ -201,27 +217,44 @@ class Graph:
         w = self.claim(name + ".weight", (x.width // n_head,), "vector")
         return self.emit("head_norm", x, width=x.width, weights={"w": w}, label=w, n_head=n_head, eps=eps)
 
-    def linear(self, x: Value, name: str, width: int, part: tuple[int, int] | None = None) -> Value:
+    def linear(
+        self, x: Value, name: str, width: int, part: tuple[int, int] | None = None, apart: bool = False
+    ) -> Value:
         """y = W x, times its scale (one number, for ternary and NVFP4 weights) plus the bias, where the file has them.
 
-        part (first, all): `width` rows of W, which has `all`.
+        part (first, all): `width` rows of W, which has `all`; apart: they become a matrix of their own, which they have
+        to where a panel would have rows of two parts.
         """
         first, n_rows = part or (0, width)
-        if first % PART:
-            raise ModelFileError(
-                f"{self.file}: tensor '{self.full(name)}.weight' is cut at row {first}; accepted: multiples of {PART}"
-            )
-        w = self.claim(name + ".weight", (n_rows, x.width), "matrix")
+        w = self.claim(name + ".weight", (n_rows, x.width), "source" if apart else "matrix")
         attrs = {"first": first, "n_rows": n_rows} if part else {}
+        if apart:
+            w, attrs = self._part(w, (n_rows, x.width), first, width, "matrix"), {}
         y = self.emit("linear", x, width=width, weights={"w": w}, label=w, **attrs)
         if self.has(name + ".scale"):
             factor = self.claim(name + ".scale", (1,), "vector")
             y = self.emit("scaled", y, width=width, rows=y.rows, weights={"factor": factor}, label=factor)
         self._input_scale(name)
-        if not part and self.has(name + ".bias"):
-            bias = self.claim(name + ".bias", (width,), "vector")
+        if self.has(name + ".bias"):
+            bias = self.claim(name + ".bias", (n_rows,), "vector")
+            if first:
+                bias = self._part(bias, (n_rows,), first, width, "vector")
             y = self.emit("add_bias", y, width=width, weights={"bias": bias}, label=bias)
         return y
+
+    def parts(self, x: Value, name: str, widths: Iterable[int]) -> list[Value]:
+        """W x, cut into values of these widths."""
+        ends = list(itertools.accumulate(widths, initial=0))
+        apart = any(end % PART for end in ends[1:-1])
+        return [self.linear(x, name, b - a, (a, ends[-1]), apart) for a, b in itertools.pairwise(ends)]
+
+    def _part(self, full: str, shape: tuple[int, ...], first: int, n: int, use: str) -> str:
+        """Rows of a tensor (full name) as a tensor of their own: its full name."""
+        name = f"{full}[{first}:{first + n}]"
+        if name not in self.tensors:
+            self.tensors[name] = rows_of(self.tensors[full], shape, first, n, name)
+        self.claimed[name] = use
+        return name
 
     def experts(self, x: Value, routes: Value, name: str, n_expert: int, width: int) -> Value:
         """W_e x for every chosen expert e: x has the step's rows, or those of an earlier result of `experts`."""
@@ -346,3 +379,11 @@ class Graph:
     def outputs(self, x: Value) -> Value:
         """Only the rows whose logits are wanted, where the program knows that those are fewer."""
         return self.emit("last_rows", x, width=x.width, rows=OUTPUTS) if self.last_rows else x
+
+
+def _numbers(tensor) -> np.ndarray:
+    """The values of a vector of a float type; of another its bytes, which are 0 only where its values are."""
+    kinds = {"F32": np.float32, "F16": np.float16}
+    if tensor.type_name == "BF16":
+        return tensor.data.view(np.uint16) & 0x7FFF
+    return tensor.data.view(kinds.get(tensor.type_name, np.uint8))

@@ -11,14 +11,16 @@ OWN = ("general.", "tokenizer.", "quantize.", "split.")  # keys that do not begi
 
 def apply(file, overrides: Mapping[str, object] | None) -> None:
     """Change `file.meta`; a key that begins neither with the architecture nor with one of OWN gets it put before.
+    `file.overridden` names them: one that no engine knows is a mistake then (claims.py).
 
     IkpyError for a key or value that is none.
     """
     if not isinstance(overrides or {}, Mapping):
         raise IkpyError(f"override_kv is {shown(overrides)}; a dictionary of keys and values is accepted")
-    architecture = file.meta.get("general.architecture")
+    architecture, file.overridden = file.meta.get("general.architecture"), set()
     for key, value in (overrides or {}).items():
         if not isinstance(key, str) or not key or not isinstance(value, bool | int | float | str):
             raise IkpyError(f"override_kv: {shown(key)} = {shown(value)}; names with a number, text, True or False")
         full = key if key.startswith((*OWN, f"{architecture}.")) else f"{architecture}.{key}"
         file.meta[full] = value
+        file.overridden.add(full)

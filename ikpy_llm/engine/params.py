@@ -1,6 +1,6 @@
 """Hyperparameters: GGUF metadata by name, with types and ranges.
 
-A key that nobody reads is refused unless it cannot change the result.
+A key that nobody reads is refused where some engine gives it a meaning that would change the result (known_keys.py).
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from ikpy_llm.engine import known_keys
 from ikpy_llm.errors import ModelFileError, shown
 from ikpy_llm.kernels.moe_layout import MAX_EXPERTS
 
@@ -45,9 +46,9 @@ KEYS = {
     "rope_factor": Key("rope.scaling.factor", float, 0, 1e6, 0.0),  # 0 = 1
     "rope_scale_linear": Key("rope.scale_linear", float, 0, 1e6, 0.0),  # the name old files use
     "rope_n_ctx": Key("rope.scaling.original_context_length", int, 1, 1 << 31, lambda p: p.n_ctx_train),
-    "rope_attn_factor": Key("rope.scaling.attn_factor", float, 1e-3, 1e3, 1.0),
-    "yarn_mix": Key("rope.scaling.yarn_ext_factor", float, 0, 1, 1.0),
-    "yarn_attn_factor": Key("rope.scaling.yarn_attn_factor", float, 1e-3, 1e3, 1.0),
+    "rope_attn_factor": Key("rope.scaling.attn_factor", float, 1e-3, 1e3, None),
+    "yarn_mix": Key("rope.scaling.yarn_ext_factor", float, -1, 1, 1.0),  # below 0: what is usual
+    "yarn_attn_factor": Key("rope.scaling.yarn_attn_factor", float, 1e-3, 1e3, None),
     "yarn_fast": Key("rope.scaling.yarn_beta_fast", float, 1e-3, 1e6, 32.0),
     "yarn_slow": Key("rope.scaling.yarn_beta_slow", float, 1e-3, 1e6, 1.0),
     "window": Key("attention.sliding_window", int, 0, 1 << 31, 0),
@@ -59,49 +60,20 @@ KEYS = {
     "n_expert_shared": Key("expert_shared_count", int, 0, 1024, 0),
     "expert_gating": Key("expert_gating_func", int, 0, 16, 0),  # 0: what is usual for the architecture
     "expert_scale": Key("expert_weights_scale", float, 0, 1e3, 0.0),  # 0 = 1
-    "expert_norm": Key("expert_weights_norm", bool, 0, 1, False),
+    "expert_norm": Key("expert_weights_norm", bool, 0, 1, None),  # None: what is usual for the architecture
     "n_expert_group": Key("expert_group_count", int, 0, MAX_EXPERTS, 0),
     "n_expert_group_used": Key("expert_group_used_count", int, 0, MAX_EXPERTS, 0),
     "n_dense": Key("leading_dense_block_count", int, 0, 4096, 0),
+    "n_nextn": Key("nextn_predict_layers", int, 0, 4096, 0),
     "kv_rank": Key("attention.kv_lora_rank", int, 1, _WIDTH),
     "q_rank": Key("attention.q_lora_rank", int, 0, _WIDTH, 0),  # 0 = q comes from one matrix
     "k_dim_mla": Key("attention.key_length_mla", int, 1, 65536, lambda p: p.head_dim),
     "v_dim_mla": Key("attention.value_length_mla", int, 1, 65536, lambda p: p.v_dim),
     "yarn_log_mul": Key("rope.scaling.yarn_log_multiplier", float, 0, 10, 0.0),
+    "act": Key("hidden_activation", str, 0, 0, ""),
     "attention_cap": Key("attn_logit_softcapping", float, 0, 1e6, 0.0),  # 0 = none
     "logit_cap": Key("final_logit_softcapping", float, 0, 1e6, 0.0),
     "attention_scale": Key("attention.scale", float, 0, 1e3, 0.0),  # 0 = what is usual for the architecture
-}
-
-# Keys that say nothing about the arithmetic, and values under which a key changes nothing.
-HARMLESS = {
-    "vocab_size",
-    "tensor_data_layout",
-    "pooling_type",  # of Model.embed
-    "feed_forward_length",  # of dense layers: a model that has some reads it
-    "rope.scaling.finetuned",
-    "rope.scaling.original_context_length",
-    "rope.scaling.yarn_beta_fast",  # matters to yarn only, which reads it
-    "rope.scaling.yarn_beta_slow",
-    "attention.layer_norm_epsilon",  # of the norm with a mean, which is not the one here
-}
-NEUTRAL = {
-    "expert_count": (0,),
-    "expert_used_count": (0,),
-    "attention.causal": (True,),
-    "attention.scale": (0.0,),
-    "attention.sliding_window": (0,),
-    "attention.clamp_kqv": (0.0,),
-    "attention.max_alibi_bias": (0.0,),
-    "use_parallel_residual": (False,),
-    "logit_scale": (0.0, 1.0),
-    "residual_scale": (0.0, 1.0),
-    "embedding_scale": (0.0, 1.0),
-    "rope.scaling.attn_factor": (1.0,),
-    "rope.scaling.yarn_ext_factor": (0.0,),
-    "final_logit_softcapping": (0.0,),
-    "attn_logit_softcapping": (0.0,),
-    "rope.scaling.yarn_log_multiplier": (0.0,),
 }
 
 
@@ -180,6 +152,13 @@ class Params:
             raise self.refused(key, f"one number, or {self.n_layer} (one per layer)")
         return value
 
+    def cut_layers(self, n: int) -> None:
+        """Only the first n layers are the model's; lists with a value for each layer lose the rest."""
+        for key, value in self._values.items():
+            if isinstance(value, list) and len(value) == self.n_layer:
+                self._values[key] = value[:n]
+        self._known["n_layer"] = n
+
     def check_attention(self) -> None:
         """Relations every model with grouped-query attention and rope has to keep."""
         self.divided("n_head", "n_head_kv")
@@ -203,13 +182,29 @@ class Params:
             if self.n_expert_group_used * size < self.n_expert_used:
                 raise self.refused("expert_group_used_count", f"groups that hold {self.n_expert_used} experts or more")
 
-    def check_all_read(self) -> None:
-        """Every key of the architecture must have been read by the model's definition or change nothing."""
-        for key in sorted(set(self._values) - self._read - HARMLESS):
-            if key not in NEUTRAL:
-                raise self.refused(key, f"{self.architecture} models without this key, whose meaning is not known")
-            if _scalar(self._values[key]) not in NEUTRAL[key]:
-                raise self.refused(key, f"{' or '.join(map(str, NEUTRAL[key]))}; other values are not supported")
+    def check_all_read(self) -> list[str]:
+        """Every key of the architecture must have been read by the model's definition or change nothing; those that no
+        engine knows, as they stand in the file.
+        """
+        unknown = []
+        for key in sorted(set(self._values) - self._read - known_keys.HARMLESS):
+            if key in known_keys.OF_EXPERTS and not self.n_expert:
+                continue
+            neutral, value = known_keys.neutral(key, self), _scalar(self._values[key])
+            if neutral is None:
+                unknown.append(self.full(key))
+            elif not neutral:
+                raise self.refused(key, f"{self.architecture} models without this key, which is not supported")
+            elif value not in ([], *neutral) and not any(_close(value, n) for n in neutral):
+                accepted = " or ".join(map(str, dict.fromkeys(neutral)))
+                raise self.refused(key, f"{accepted}; other values are not supported")
+        return unknown
+
+
+def _close(a, b) -> bool:
+    """Whether two numbers differ only by how precisely the file holds one of them (f32)."""
+    numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (a, b))
+    return numbers and math.isclose(a, b, rel_tol=1e-6)
 
 
 def _scalar(value):

@@ -30,6 +30,11 @@ class Yarn:
         return (1 - np.clip(ramp, 0, 1)) * self.mix
 
 
+def growth(factor: float, log_mul: float = 0.1) -> float:
+    """What yarn multiplies q and k by, as longer contexts would otherwise flatten the softmax."""
+    return 1 + log_mul * math.log(max(1.0, factor))
+
+
 @dataclass(frozen=True)
 class Angles:
     """Column pair i of n_rot / 2 turns by pos / factor * base ** (-2 i / n_rot) / freqs[i], and grows by `scale`.
@@ -55,7 +60,7 @@ def table(angles: Angles, n_ctx: int, freqs: np.ndarray | None = None) -> np.nda
     if angles.yarn and angles.yarn.mix:
         part = angles.yarn.unstretched(angles.n_rot, angles.base)
         stretched = stretched * (1 - part) + frequency * part
-        scale *= 1 + 0.1 * math.log(angles.factor)
+        scale *= growth(angles.factor)
     turn = np.arange(n_ctx, dtype=np.float64)[:, None] * stretched
     out = np.empty((n_ctx, len(i), 2), np.float32)
     out[..., 0], out[..., 1] = np.cos(turn) * scale, np.sin(turn) * scale

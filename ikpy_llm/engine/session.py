@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ikpy_llm.engine import fusion, kv_cache, memory, ops, planner, requant, rope
+from ikpy_llm.engine import claims, fusion, kv_cache, memory, nextn, ops, planner, requant, rope
 from ikpy_llm.engine.gguf import GGUFFile
 from ikpy_llm.engine.graph import CELLS, OUTPUTS, SLOTS, TOKENS, Graph, Value
 from ikpy_llm.engine.options import DEFAULT_CTX, Options
@@ -57,15 +57,18 @@ class Session:
         most, n_cores = max(self.n_threads, self.n_threads_batch), len(cores.allowed())
         if most > n_cores:
             log.warning("%d threads share %d cores, which is slower than one for each (-t %d)", most, n_cores, n_cores)
-        self.tensors = dict(file.tensors)  # and those that the model computes from them
+        # and those that the model computes from them
+        self.tensors, drafts = nextn.left_out(self.params, file.tensors)
+        if drafts:
+            log.info("NextN block %s, for drafting tokens: not read", ", ".join(map(str, drafts)))
         graph, _ = self._trace(last_rows=False)
-        graph.check_all_claimed()
-        self.params.check_all_read()
-        if made := sorted({name.rpartition(".")[0].split(".")[-1] for name in set(self.tensors) - set(file.tensors)}):
+        claims.check(graph, self.params, file)
+        made = [n for n, t in self.tensors.items() if n not in file.tensors and not t.is_part]
+        if made := sorted({name.rpartition(".")[0].split(".")[-1] for name in made}):
             log.info("%s: not in the file, computed at load", " and ".join(made))
         if unused := list(graph.claimed.values()).count("unused"):
             log.info("%d input scales are not used: activations are not rounded to NVFP4", unused)
-        self.n_vocab = graph.tensors["token_embd.weight"].shape[0]
+        self.n_vocab = graph.rows("token_embd.weight")
         self._requantized = self._requantize(graph) if options.pp_requant else {}
         self.weights = Weights(file, self.tensors, graph.claimed)
         unknown = options.without() - {*fusion.names(), "all"}

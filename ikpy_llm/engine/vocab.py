@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
+from ikpy_llm.engine import special_ids
 from ikpy_llm.engine.gguf_header import StringArray
 from ikpy_llm.engine.vocab_bpe import BpeEncoder, bpe_bytes
 from ikpy_llm.engine.vocab_pre import pre_type
@@ -57,10 +58,11 @@ class Vocab:
     def __init__(self, meta: dict, path):
         self.path, self._meta = path, meta
         self.kind = self._get("model", str, "none")
-        self.pieces = self._get("tokens", list, StringArray([], ""))
+        self.pieces = self._get("tokens", list, None) or StringArray([], "")  # an empty list may be of any type
         if not isinstance(self.pieces, StringArray):
             raise self._bad("tokens", "a list of strings")
         self.n_tokens = len(self.pieces)
+        self._outside = special_ids.outside(meta)
         self.types = self._per_token("token_type", int, NORMAL)
         self._ids = dict(zip(self.pieces.raw, range(self.n_tokens), strict=True))
         default, bert = KINDS.get(self.kind, Defaults()), self.kind == "bert"
@@ -90,6 +92,9 @@ class Vocab:
         value = self._meta.get(f"tokenizer.ggml.{name}")
         return ModelFileError(f"{self.path}: key 'tokenizer.ggml.{name}' is {shown(value)}; {accepted} is accepted")
 
+    def _no_tokens(self, what: str) -> IkpyError:
+        return IkpyError(f"{self.path}: {what}: the file has no tokens (tokenizer.ggml.tokens); token ids are accepted")
+
     def _get(self, name: str, kind: type, default):
         value = self._meta.get(f"tokenizer.ggml.{name}", default)
         if value is not default and not isinstance(value, (list, StringArray) if kind is list else kind):
@@ -99,9 +104,11 @@ class Vocab:
     def _id(self, name: str, default: int | None) -> int | None:
         if default is not None and default >= self.n_tokens:
             default = None
+        if f"tokenizer.ggml.{name}" in self._outside:
+            return default
         value = self._get(name, int, default)
-        if value is not None and (isinstance(value, bool) or not 0 <= value < self.n_tokens):
-            raise self._bad(name, f"a token id, 0 to {self.n_tokens - 1},")
+        if isinstance(value, bool):
+            raise self._bad(name, "a token id")
         return value
 
     def _per_token(self, name: str, kind: type, default) -> list:
@@ -124,7 +131,9 @@ class Vocab:
             if not isinstance(merges, StringArray):
                 raise self._bad("merges", "a list of strings")
             return BpeEncoder(self._pre, self._ids, merges.raw, f"{self.path}: key 'tokenizer.ggml.merges'")
-        if self.kind not in KINDS or not self.n_tokens:
+        if not self.n_tokens:
+            raise self._no_tokens("text cannot be turned into tokens")
+        if self.kind not in KINDS:
             raise IkpyError(
                 f"{self.path}: text cannot be turned into tokens: key 'tokenizer.ggml.model' is {shown(self.kind)}, "
                 f"with {self.n_tokens} tokens; accepted: {', '.join(KINDS)}"
@@ -234,6 +243,8 @@ class Vocab:
     def decode(self, ids, skip_special: bool = True) -> str:
         """The text of `ids`; the space that encode() puts before a text is taken away, bad UTF-8 becomes U+FFFD."""
         ids = list(ids)
+        if ids and not self.n_tokens:
+            raise self._no_tokens("ids cannot be turned into text")
         pieces = [self.token_bytes(token, skip_special) for token in ids]
         if self._space_prefix and ids:
             first = 1 if skip_special and ids[0] == self.bos and len(ids) > 1 else 0
@@ -255,7 +266,9 @@ class StreamDecoder:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def feed(self, token: int) -> str:
-        """The text that `token` completes, perhaps empty."""
+        """The text that `token` completes, perhaps empty; always where the vocabulary has no tokens."""
+        if not self._vocab.n_tokens:
+            return ""
         return self._utf8.decode(self._vocab.token_bytes(token, self._skip_special))
 
     def flush(self) -> str:

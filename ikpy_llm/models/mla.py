@@ -9,13 +9,15 @@ q_h k_h = (K_h^T q_h) c + ...: one can expand c to k and v (`expand`), or multip
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from ikpy_llm.engine.graph import Graph, Value
+from ikpy_llm.engine.graph import PART, Graph, Value
 from ikpy_llm.engine.params import Params
 from ikpy_llm.engine.requant import q8_0
 from ikpy_llm.engine.rope import Angles
-from ikpy_llm.errors import ModelFileError
+from ikpy_llm.errors import ModelFileError, shown
 from ikpy_llm.kernels.derive.api import dequantize
 from ikpy_llm.kernels.derive.layout import file_bytes
 from ikpy_llm.kernels.kv_types import MAX_HEAD
@@ -36,8 +38,7 @@ def attention(g: Graph, p: Params, x: Value, turns: Angles, scale: float) -> Val
         if p.q_rank
         else g.linear(x, "attn_q", p.n_head * k_dim)
     )
-    c = g.linear(x, "attn_kv_a_mqa", rank, (0, rank + n_rot))
-    pe = g.linear(x, "attn_kv_a_mqa", n_rot, (rank, rank + n_rot))
+    c, pe = g.parts(x, "attn_kv_a_mqa", (rank, n_rot))
     if mode == 0:
         kv = g.linear(g.norm(c, "attn_kv_a_norm", p.eps), "attn_kv_b", p.n_head * (k_dim - n_rot + v_dim))
         g.expand(kv, g.rope(pe, 1, STYLE, turns), p.n_head, k_dim - n_rot, v_dim, n_rot, keep=True)
@@ -63,10 +64,11 @@ def expand(g: Graph, p: Params, q: Value, turns: Angles, scale: float) -> Value:
     q = g.rope_part(q, q, p.n_head, STYLE, turns)
     c, pe = (g.latents(*part, p.kv_rank + n_rot) for part in ((p.kv_rank, 0), (n_rot, p.kv_rank)))
     one_head = g.n_ctx * (4 * (nope + v_dim) + 2 * (nope + n_rot + v_dim))  # bytes: f32 product, f16 keys and values
-    at_once, y = max(1, (g.options.amb << 20) // one_head) if g.options.amb else p.n_head, None
+    width, y = nope + v_dim, None
+    step = PART // math.gcd(PART, width)  # heads whose rows end where a panel may end
+    at_once = max(1, (g.options.amb << 20) // one_head // step) * step if g.options.amb else p.n_head
     for first in range(0, p.n_head, at_once):
         n = min(at_once, p.n_head - first)
-        width = nope + v_dim
         kv = g.linear(c, "attn_kv_b", n * width, (first * width, p.n_head * width))
         k, v = g.expand(kv, pe, n, nope, v_dim, n_rot, keep=False)
         y = g.attend_to(q, k, v, y, (first, n, p.n_head), v_dim, scale)
@@ -75,13 +77,11 @@ def expand(g: Graph, p: Params, q: Value, turns: Angles, scale: float) -> Value:
 
 def _check(p: Params) -> None:
     """Sizes the kernels can run."""
-    nope = p.k_dim_mla - p.n_rot
     p.only("n_head_kv", 1, p.n_head)
-    if p.n_rot % 2 or not 0 < p.n_rot <= 256 or nope < 1:
+    if p.n_rot % 2 or not 0 < p.n_rot <= 256 or p.n_rot >= p.k_dim_mla:
         raise p.refused("rope.dimension_count", "an even number up to 256 that leaves some of the key's columns")
-    for name, n in ("key_length", p.k_dim_mla), ("value_length", p.v_dim_mla), ("kv_lora_rank", p.kv_rank):
-        if n % UNIT or nope % UNIT:
-            raise p.refused(f"attention.{name}", f"sizes that are multiples of {UNIT}; here it is {n}")
+    if p.kv_rank % UNIT:
+        raise p.refused("attention.kv_lora_rank", f"multiples of {UNIT}")
     if p.kv_rank + p.n_rot > MAX_HEAD:
         raise p.refused("attention.kv_lora_rank", f"up to {MAX_HEAD} together with rope.dimension_count")
     absorbed = p.kv_rank + p.n_rot, p.kv_rank
@@ -96,7 +96,13 @@ def weights(g: Graph, p: Params, expand: bool, absorb: bool) -> None:
     shapes = {"attn_kv_b": (n * (nope + v_dim), rank), "attn_k_b": (n, rank, nope), "attn_v_b": (n, v_dim, rank)}
     have = {name: g.tensors[g.full(name + ".weight")] for name in shapes if g.has(name + ".weight")}
     for name in have:
-        g.claim(name + ".weight", shapes[name], "source")
+        shape = shapes[name]
+        if len(shape) == 3 and shape[0] > 1 and g.rows(name + ".weight") == shape[0] * shape[1]:
+            have[name] = g.reshape(name + ".weight", shape)  # older files of ik_llama.cpp: heads one below the other
+        g.claim(name + ".weight", shape, "source")
+        for odd in (name + ".bias", name + ".scale"):
+            if absorb and g.has(odd):
+                raise ModelFileError(f"{g.file}: tensor {shown(g.full(odd))}: accepted with -mla 2 or 0 only")
     if "attn_kv_b" in have:
         kv = have["attn_kv_b"]
         if absorb:

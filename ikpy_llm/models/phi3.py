@@ -5,7 +5,7 @@ from __future__ import annotations
 from ikpy_llm.engine.graph import Graph, Value
 from ikpy_llm.engine.params import Params
 from ikpy_llm.engine.rope import Angles
-from ikpy_llm.models.blocks import angles, attention, embed, ffn, head
+from ikpy_llm.models.blocks import angles, attention, attn_factor, embed, ffn, head
 
 SHORT, LONG = "rope_factors_short.weight", "rope_factors_long.weight"
 
@@ -26,4 +26,4 @@ def rotation(g: Graph, p: Params) -> Angles:
     if not long:
         return angles(p, short)
     p.only("rope_scaling", "none", "linear", "longrope")
-    return Angles(p.n_rot, p.rope_base, 1.0, long if g.n_ctx > p.rope_n_ctx else short, p.rope_attn_factor)
+    return Angles(p.n_rot, p.rope_base, 1.0, long if g.n_ctx > p.rope_n_ctx else short, attn_factor(p) or 1.0)
