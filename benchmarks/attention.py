@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import os
 import statistics
 
 import numpy as np
 import report
 
-from ikpy_llm.kernels import attention_layout, jit
+from ikpy_llm.kernels import attention_layout, cores, jit
 from ikpy_llm.kernels.derive import bench, roof
 from ikpy_llm.kernels.pages import Memory
 
@@ -37,7 +36,7 @@ def main() -> None:
     parser.add_argument("--shapes", default=",".join(SHAPES))
     parser.add_argument("--depths", default="2048,8192,16384")
     parser.add_argument("--prompt", type=int, default=0, help="tokens of a prompt; 0: generation")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=cores.n_logical())
     parser.add_argument("--repeat", type=int, default=5, help="times, each between two looks at the roofs")
     parser.add_argument("--seconds", type=float, default=0.15)
     parser.add_argument("--name", default="attention", help="results/NAME.json; empty: none")

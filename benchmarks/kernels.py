@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import statistics
 
 import report
 
-from ikpy_llm.kernels import quants
+from ikpy_llm.kernels import cores, quants
 from ikpy_llm.kernels.derive import bench, layout, roof
 from ikpy_llm.kernels.quants import table
 
@@ -27,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--types", default=",".join(names), help="comma list (default: all)")
     parser.add_argument("--kernels", default=",".join(WIDTHS), help="comma list (default: all)")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--threads", type=int, default=cores.n_logical())
     parser.add_argument("--name", default="kernels", help="results/NAME.json")
     args = parser.parse_args()
     roofs, rows = [], []

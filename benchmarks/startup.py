@@ -18,6 +18,8 @@ from pathlib import Path
 
 import report
 
+from ikpy_llm.kernels import cores
+
 PROMPT = "The capital of France is"
 # Where Python may not store what it compiled, every start compiles all sources again: 0.1 s that no user has.
 ENV = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
@@ -26,7 +28,7 @@ ENV = {name: value for name, value in os.environ.items() if name != "PYTHONDONTW
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("-m", "--model", help="GGUF file (default: the demo model)")
-    parser.add_argument("-t", "--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("-t", "--threads", type=int, default=cores.n_logical())
     parser.add_argument("--runs", type=int, default=15, help="warm starts")
     parser.add_argument("--skip", default="", help="comma list of warm, cold, neighbour")
     parser.add_argument("--name", default="startup", help="results/NAME.json")

@@ -23,17 +23,25 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-@functools.cache
-def _fixed() -> dict[str, object]:
+def _memory() -> int:
+    """Bytes of the machine; 0 where the system does not say (no /proc)."""
     import psutil
 
+    try:
+        return psutil.virtual_memory().total
+    except OSError:
+        return 0
+
+
+@functools.cache
+def _fixed() -> dict[str, object]:
     from ikpy_llm.kernels import cores, jit
 
     facts = {
         "cpu_info": cpu_name(),
         "target": jit.target.current().title,
         "cores_allowed": cores.n_logical(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "memory_gib": round(_memory() / 2**30, 1),
         "python": platform.python_version(),
     }
     for name in ("numba", "llvmlite", "numpy"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ikpy_llm.kernels import system
+
 
 def available(root: Path = Path("/")) -> int | None:
     """Bytes this process may still use: the system's, within the control groups' limits; None if unknown."""
@@ -29,7 +31,8 @@ def available(root: Path = Path("/")) -> int | None:
             import psutil
 
             return psutil.virtual_memory().available
-        except ImportError:
+        except (ImportError, OSError):  # no such library, no /proc
+            system.lacks("way to ask how much memory is free", "weights are woven as if it were enough")
             return None
     return max(0, min(found))
 
