@@ -255,7 +255,7 @@ class Model:
         """An engine.sampling.Sampler for one text; what `sampling` leaves open, the model file may recommend.
 
         sampling: fields of engine.sampling.SamplerOptions; names, defaults and formulas are ik_llama.cpp's.
-        grammar: GBNF. json_schema: text or dict. Both need the extra `grammar` and exclude each other.
+        grammar: GBNF. json_schema: text, dict or pydantic class. Both need the extra `grammar` and exclude each other.
         IkpyError for an unknown name, a value out of range, rules that cannot be read, and without the extra.
         """
         from ikpy_llm.engine.sampling import Sampler, SamplerOptions
@@ -276,13 +276,13 @@ class Model:
         rules = None
         if grammar is not None or json_schema is not None:
             from ikpy_llm.engine.grammar import Grammar
+            from ikpy_llm.engine.json_schema import as_text
 
             if grammar is not None and json_schema is not None:
                 raise IkpyError("grammar and json_schema exclude each other")
             if not isinstance(grammar, str | None):
                 raise IkpyError(f"grammar is {shown(grammar)}; a text in GBNF is accepted")
-            schema = json_schema if isinstance(json_schema, str) else json.dumps(json_schema)
-            source, kind = (grammar, "gbnf") if grammar is not None else (schema, "json")
+            source, kind = (grammar, "gbnf") if grammar is not None else (as_text(json_schema), "json")
             rules = Grammar(self.vocab, source, kind, n_vocab)
         return Sampler(options, n_vocab, self.vocab, banned=self.vocab.eog if ignore_eos else (), grammar=rules)
 
@@ -303,7 +303,7 @@ class Model:
         """Continue `prompt` (text or ids); yields pieces of text as they come.
 
         n_predict: tokens at most; -1 = until the model ends its text or the context is full, -2 = until it is full.
-        stop: texts before which the text ends. grammar (GBNF) or json_schema (text or dict): what it must follow.
+        stop: texts before which the text ends. grammar (GBNF), json_schema (text, dict, pydantic class): its rules.
         ignore_eos: the model cannot end its text. parse_special: `<|...|>` in the prompt are tokens. show_special:
         those the model writes are part of the text.
         keep: when the context is full, forget the older half of the text but for so many tokens at its beginning (-1:

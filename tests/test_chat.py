@@ -21,6 +21,7 @@ TALK = [
     {"role": "assistant", "content": "Hello"},
     {"role": "user", "content": "1+1?"},
 ]
+BLANK = [{"role": "user", "content": ""}]  # has no text that a template would have to show
 
 
 def render(text, messages=TALK, **values):
@@ -38,13 +39,13 @@ def test_as_transformers(name, i):
 
 
 def test_environment():
-    assert render("{{ {'é': '<'} | tojson }}") == '{"é": "<"}'
-    assert render("{{ [1, {'a': 2}] | tojson(indent=1) }}") == json.dumps([1, {"a": 2}], indent=1)
-    assert render("{{ strftime_now('%Y') }}") == datetime.now().strftime("%Y")
-    assert render("{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}x{% endfor %}") == "x"
-    assert render("  {% if true %}\na\n  {% endif %}\nb") == "a\nb"  # trim_blocks, lstrip_blocks
-    assert render("{% generation %}a{% endgeneration %}b{{ bos_token }}{{ eos_token }}") == "ab<s></s>"
-    assert render("{{ enable_thinking }}{{ tools is none }}", enable_thinking=False) == "FalseTrue"
+    assert render("{{ {'é': '<'} | tojson }}", BLANK) == '{"é": "<"}'
+    assert render("{{ [1, {'a': 2}] | tojson(indent=1) }}", BLANK) == json.dumps([1, {"a": 2}], indent=1)
+    assert render("{{ strftime_now('%Y') }}", BLANK) == datetime.now().strftime("%Y")
+    assert render("{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}x{% endfor %}", BLANK) == "x"
+    assert render("  {% if true %}\na\n  {% endif %}\nb", BLANK) == "a\nb"  # trim_blocks, lstrip_blocks
+    assert render("{% generation %}a{% endgeneration %}b{{ bos_token }}{{ eos_token }}", BLANK) == "ab<s></s>"
+    assert render("{{ enable_thinking }}{{ tools is none }}", BLANK, enable_thinking=False) == "FalseTrue"
 
 
 @pytest.mark.parametrize(

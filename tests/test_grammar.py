@@ -1,15 +1,19 @@
 """Grammars and JSON schemas: whatever the logits, the text follows them; mistakes are one line."""
 
+import datetime
 import json
+import logging
 import lzma
 import re
 import sys
+import types
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ikpy_llm.engine import grammar
+from ikpy_llm.engine import grammar, json_schema
 from ikpy_llm.engine.gguf import open_gguf
 from ikpy_llm.engine.sampling import Sampler, SamplerOptions
 from ikpy_llm.engine.vocab import load_vocab
@@ -88,17 +92,162 @@ def test_json_schema(vocab):
 @pytest.mark.parametrize(
     ("kind", "source", "part"),
     [
-        ("gbnf", "root ::= (", "Expected"),
+        ("gbnf", "root ::= (", "line 1: expected"),
         ("gbnf", "root ::= nowhere", "nowhere"),
         ("json", "[", "not JSON"),
         ("json", "3", "an object is accepted"),
         ("json", '{"type": "bogus"}', "bogus"),
+        ("json", "false", "false, which no text follows"),
+        ("json", "[" * 5000, "not JSON"),
+        ("json", json.dumps({"$ref": "https://example.com/x.json"}), "example.com"),
+        ("json", json.dumps({"properties": {f"p{i}": {} for i in range(2001)}}), "2001 properties; up to 2000"),
+        ("json", json.dumps({"anyOf": [{"$ref": f"#/$defs/p{i + 1}"} for i in range(3000)]}), "1000 different"),
+        ("json", json.dumps({"description": "x" * 1_000_000}), "up to 1000000 are accepted"),
+        ("gbnf", "root ::= <[999999]>", "999999"),
+        ("gbnf", "root ::= <nonsense>", "'<nonsense>' is not one token"),
+        ("gbnf", "%llguidance {}\nstart: T0\n" + "".join(f"T{i}: /a/ T{i + 1}\n" for i in range(5000)) + "T5000: /b/",
+            "up to 2000 are accepted"),
+        ("gbnf", "%llguidance {}\nstart: " + " | ".join(f'"{i}"' for i in range(30_000)), "29999 alternatives"),
     ],
-)
+    ids=range(15),
+)  # fmt: skip
 def test_mistakes(vocab, kind, source, part):
     with pytest.raises(IkpyError, match=part) as caught:
         grammar.Grammar(vocab, source, kind)
     assert "\n" not in str(caught.value)
+
+
+def test_deep_grammars_end(vocab):
+    """Rules that stand deep in each other, which llguidance reads by recursion."""
+    chain = "".join(f"r{i} ::= [a] r{i + 1}\n" for i in range(290)) + "r290 ::= [b]"
+    circle = "".join(f'r{i} ::= (([a] ("x" r{i + 1} "e")*) | [c] r0)*\n' for i in range(990)) + 'r990 ::= "b"'
+    for rules in (chain, circle):
+        assert grammar.Grammar(vocab, f"root ::= r0\n{rules}\n", "gbnf").mask().any()
+    refs = {f"p{i}": {"type": "array", "items": {"$ref": f"#/$defs/p{i + 1}"}} for i in range(990)}
+    schema = {"$ref": "#/$defs/p0", "$defs": refs | {"p990": {"type": "null"}}}
+    assert grammar.Grammar(vocab, json.dumps(schema), "json").mask().any()
+
+
+def test_tokens_in_a_grammar(vocab):
+    start, end = vocab.encode("<|im_start|><|im_end|>", add_special=False, parse_special=True)
+    for name, other in ((f"<[{start}]>", f"!<[{end}]>"), ("<|im_start|>", "!<|im_end|>")):
+        g = grammar.Grammar(vocab, f'root ::= {name} {other} "x"', "gbnf")
+        assert g.mask().nonzero()[0].tolist() == [start]
+        g.accept(start)
+        mask = g.mask()
+        assert not mask[end] and mask[start] and mask.sum() == vocab.n_tokens - 1
+        g.accept(vocab.encode(" a", add_special=False)[0])
+        assert vocab.encode("x", add_special=False)[0] in g.mask().nonzero()[0]
+
+
+RELAXED = [
+    ({"type": "string", "format": "path"}, "format path", '"a/b"'),
+    ({"type": "string", "format": "password", "writeOnly": True}, "format password", '"x"'),
+    ({"type": "object", "properties": {"a": {"type": "string", "format": "binary"}}, "required": ["a"]},
+        "format binary", '{"a":"x"}'),
+    ({"type": "array", "items": {"type": "integer"}, "uniqueItems": True, "maxItems": 2}, "uniqueItems", "[1,1]"),
+    ({"type": "object", "propertyNames": {"pattern": "^a"}}, "propertyNames", '{"b":1}'),
+    ({"type": "array", "contains": {"type": "integer"}, "minContains": 2}, "contains, minContains", "[]"),
+    ({"oneOf": [{"$ref": "#/$defs/A"}, {"$ref": "#/$defs/B"}],
+        "$defs": {"A": {"type": "integer"}, "B": {"type": "null"}}}, "oneOf (taken as anyOf)", "null"),
+    ({"type": "string", "pattern": "^(?!0)[0-9]+$"}, "pattern with look-around or back-references", '"01"'),
+    ({"type": "object", "patternProperties": {"^a": {"type": "integer"}, "b": {"type": "null"}},
+        "additionalProperties": False}, "patternProperties", '{"ab":1}'),
+    ({"type": "object", "patternProperties": {"^(?=a)": {"type": "integer"}}}, "patternProperties", '{"ab":null}'),
+    ({"type": "object", "dependentRequired": {"a": ["b"]}, "not": {"const": {}}}, "dependentRequired, not", "{}"),
+    ({"type": "object", "properties": {"a": {}, "b": {}}, "minProperties": 2, "required": ["a"]},
+        "minProperties", '{"a":1,"b":2}'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "name", "text"), RELAXED, ids=range(len(RELAXED)))
+def test_what_cannot_be_enforced_is_named_once(vocab, caplog, schema, name, text):
+    with caplog.at_level(logging.WARNING, "ikpy"):
+        for _ in range(2):
+            g = grammar.Grammar(vocab, json.dumps(schema), "json")
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.endswith(f"left out: {name}")
+    for token in vocab.encode(text, add_special=False):
+        assert g.mask()[token], text
+        g.accept(token)
+    assert g.finished or g.mask()[sorted(vocab.eog)].any()
+
+
+ENFORCED = [
+    (True, "12", None),
+    ({}, "[]", None),
+    ({"properties": {"a": True, "b": False}, "required": ["a"], "type": "object"}, '{"a":1}', '{"b'),
+    ({"type": "array", "items": {"type": "null"}, "uniqueItems": False}, "[null,null]", "[1"),
+    ({"type": "string", "maxLength": 2.0}, '"ab"', '"abc'),
+    ({"properties": {"pattern": {"type": "null"}, "uniqueItems": {"type": "null"}}, "required": ["pattern"],
+        "type": "object"}, '{"pattern":null}', '{"pattern":1'),
+    ({"enum": [{"pattern": "(?=a)", "uniqueItems": False}]}, '{"pattern":"(?=a)","uniqueItems":false}', "1"),
+    ({"type": "string", "pattern": r"^\(?a$"}, '"(a"', '"b'),
+    ({"type": "string", "format": "date"}, '"2026-01-31"', '"x'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "good", "bad"), ENFORCED, ids=range(len(ENFORCED)))
+def test_schemas_that_are_enforced_in_full(vocab, caplog, schema, good, bad):
+    def accepts(text):
+        g = grammar.Grammar(vocab, json_schema.as_text(schema), "json")
+        for token in vocab.encode(text, add_special=False):
+            if g.finished or not g.mask()[token]:
+                return False
+            g.accept(token)
+        return True
+
+    with caplog.at_level(logging.WARNING, "ikpy"):
+        assert accepts(good) and not (bad and accepts(bad))
+    assert not caplog.records
+
+
+def test_classes_as_schemas():
+    class Found:
+        @classmethod
+        def model_json_schema(cls):
+            return SCHEMA
+
+    class Adapter:
+        def json_schema(self):
+            return SCHEMA
+
+    class Broken:
+        @classmethod
+        def model_json_schema(cls):
+            raise ValueError("a field\nhas none")
+
+    for schema in (Found, Found(), Adapter(), SCHEMA, types.MappingProxyType(SCHEMA), json.dumps(SCHEMA)):
+        assert json.loads(json_schema.as_text(schema)) == SCHEMA
+    assert json_schema.as_text(True) == "true"
+    for wrong, part in (
+        (3, "json_schema is 3"),
+        (int, "model_json_schema is accepted"),
+        ([SCHEMA], "json_schema is"),
+        ({"const": {1, 2}}, "no JSON"),
+        (Broken, "a field has none"),
+    ):
+        with pytest.raises(IkpyError, match=part) as caught:
+            json_schema.as_text(wrong)
+        assert "\n" not in str(caught.value)
+
+
+def test_pydantic(vocab, caplog):
+    pydantic = pytest.importorskip("pydantic")
+    fields = {"path": (Path, ...), "secret": (pydantic.SecretStr, ...), "data": (bytes, ...), "price": (Decimal, ...)}
+    fields |= {"names": (set[str], ...), "one": (int | None, None), "by_day": (dict[datetime.date, int], ...)}
+    kind = pydantic.create_model("Everything", **fields)
+    with caplog.at_level(logging.WARNING, "ikpy"):
+        g = grammar.Grammar(vocab, json_schema.as_text(kind), "json")
+    (record,) = caplog.records
+    assert all(
+        name in record.getMessage() for name in ("format path", "format password", "format binary", "uniqueItems")
+    )
+    text = '{"path":"a","secret":"b","data":"c","price":1.5,"names":["x"],"one":null,"by_day":{}}'
+    for token in vocab.encode(text, add_special=False):
+        assert g.mask()[token]
+        g.accept(token)
+    kind.model_validate_json(text)
 
 
 def test_without_the_extra(monkeypatch):

@@ -6,6 +6,7 @@ import json
 import logging
 from functools import cached_property
 
+from ikpy_llm.engine.chat_form import fit
 from ikpy_llm.engine.chat_templates import SPELLINGS, TEMPLATES
 from ikpy_llm.errors import IkpyError, shown
 
@@ -49,6 +50,7 @@ class ChatTemplate:
 
     def __init__(self, text: str, bos: str = "", eos: str = "", **variables):
         self.text, self.variables = text, {"bos_token": bos, "eos_token": eos, **variables}
+        self._told: set[str] = set()  # what it leaves out
 
     @cached_property
     def _template(self):
@@ -61,19 +63,20 @@ class ChatTemplate:
             raise IkpyError(f"the chat template cannot be read: {_one_line(error)}{line}") from None
 
     def render(self, messages, *, tools=None, add_generation_prompt: bool = True, **variables) -> str:
-        """The text of a conversation; `messages` as in OpenAI's API. IkpyError, one line, for what goes wrong."""
-        messages, values = checked(messages), {**self.variables, **variables}
-        try:
-            return self._render(messages, tools, add_generation_prompt, values)
-        except IkpyError:
-            merged = _without_system(messages)
-            if merged is None:
-                raise
-            try:  # a template that refuses the system role
-                return self._render(merged, tools, add_generation_prompt, values)
-            except IkpyError:
-                pass
-            raise
+        """The text of a conversation; `messages` as in OpenAI's API. IkpyError, one line, for what goes wrong.
+
+        A text that is not in it is an error, or a warning where a template may leave it out: see engine.chat_form.
+        """
+        values = {**self.variables, **variables}
+        prompt, missing = fit(
+            lambda shaped: self._render(shaped, tools, add_generation_prompt, values), checked(messages)
+        )
+        for word in missing:
+            what = f"{'calls of tools' if word.key else 'texts'} of the role {shown(word.role)}"
+            if what not in self._told:
+                self._told.add(what)
+                log.warning("the chat template leaves out %s, such as that of message %d", what, word.message)
+        return prompt
 
     def _render(self, messages, tools, add_generation_prompt, values) -> str:
         template = self._template
@@ -94,7 +97,7 @@ def chat_template(meta: dict, vocab, wanted: str | None = None, tools: bool = Fa
 
 
 def checked(messages) -> list[dict]:
-    """The messages as plain dictionaries with text as content; IkpyError where they are something else."""
+    """The messages as dictionaries with text or parts of text as content; IkpyError where they are something else."""
     out = []
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
@@ -104,19 +107,11 @@ def checked(messages) -> list[dict]:
             wrong = [part for part in content if not (isinstance(part, dict) and isinstance(part.get("text"), str))]
             if wrong:
                 raise IkpyError(f"message {len(out)} has a part {shown(wrong[0])}; parts of text are accepted")
-            content = "\n".join(part["text"] for part in content)
-        if content is not None and not isinstance(content, str):
+            content = [{**part, "type": "text"} for part in content]
+        elif content is not None and not isinstance(content, str):
             raise IkpyError(f"message {len(out)} has the content {shown(content)}; text is accepted")
         out.append({**message, "content": content} if "content" in message else {**message, "content": ""})
     return out
-
-
-def _without_system(messages: list[dict]) -> list[dict] | None:
-    """With the system text in front of the first user text; None where there is no such pair."""
-    if len(messages) < 2 or messages[0]["role"] != "system" or messages[1]["role"] != "user":
-        return None
-    joined = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-    return [{**messages[1], "content": joined}, *messages[2:]]
 
 
 def _one_line(error: Exception) -> str:

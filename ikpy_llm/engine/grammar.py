@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
+import re
+import threading
 
 import numpy as np
 
+from ikpy_llm.engine import gbnf_lark, json_schema
 from ikpy_llm.errors import IkpyError, shown
 
-WHITESPACE = r" |\n{1,2}[ \t]{0,20}"  # between the parts of JSON, as llama.cpp has it; with more, weak models never end
+log = logging.getLogger("ikpy.grammar")
+STACK = 64 << 20  # bytes, for llguidance's recursion: 10,000 rules that refer to each other in a row take less
+MAX_LARK = 1_000_000  # characters of a grammar in llguidance's own notation
+MAX_RULES = 2000  # of it
+MAX_CHOICES = 20_000  # of it: alternatives, 1 s
+_told: set[tuple] = set()  # what was said about relaxed schemas
 
 
 def library():
@@ -32,8 +41,11 @@ class Grammar:
         self.n_vocab, self._kind = n_vocab or vocab.n_tokens, kind
         lib = library()
         try:
-            text = _grammar_text(lib, source, kind)
-            self._matcher = lib.LLMatcher(_tokenizer(vocab, self.n_vocab), text, log_level=0)
+            tokenizer = _tokenizer(vocab, self.n_vocab)
+            if kind == "json":
+                self._matcher = _json_matcher(lib, tokenizer, source)
+            else:
+                self._matcher = _matcher(lib, tokenizer, source, vocab)
         except IkpyError:
             raise
         except Exception as error:  # its parsers raise many types
@@ -66,18 +78,63 @@ class Grammar:
         return self._matcher.is_stopped()
 
 
-def _grammar_text(lib, source: str, kind: str) -> str:
-    if kind == "gbnf":
-        if source.lstrip().startswith("%llguidance"):
-            return lib.grammar_from("lark", source)
-        return lib.grammar_from("gbnf", source)
+def _matcher(lib, tokenizer, source: str, vocab):
+    """llguidance's matcher of a grammar in GBNF or, where it begins so, in llguidance's own notation."""
+    if not source.lstrip().startswith("%llguidance"):
+        lark = gbnf_lark.to_lark(source, lambda text: vocab.encode(text, add_special=False, parse_special=True))
+        return _deep(lib, tokenizer, lib.grammar_from("lark", lark))
+    rules = len(re.findall(r"^\s*[A-Za-z_][\w-]*\s*(?:\[[^\]\n]*\])?\s*:", source, re.MULTILINE))
+    for n, limit, what in (
+        (len(source), MAX_LARK, "characters"),
+        (rules, MAX_RULES, "rules"),
+        (source.count("|"), MAX_CHOICES, "alternatives"),
+    ):
+        if n > limit:
+            raise IkpyError(f"the grammar has {n} {what}; up to {limit} are accepted")
+    return _deep(lib, tokenizer, lib.grammar_from("lark", source))
+
+
+def _json_matcher(lib, tokenizer, source: str):
+    """llguidance's matcher of a JSON schema; what it cannot enforce is left out, and named in a warning."""
+    schema, left_out = json_schema.read(source)
+    options = {"whitespace_pattern": json_schema.WHITESPACE, "lenient": True}
+
+    def matcher(schema: dict):
+        return _deep(lib, tokenizer, lib.LLMatcher.grammar_from_json_schema(json.dumps(schema), options))
+
+    found = matcher(schema)
+    for message in (found.get_error(), *found.get_grammar_warnings()):
+        schema, more = json_schema.without(schema, message)
+        if more:
+            left_out, found = [*left_out, *more], matcher(schema)
+    names = [*left_out, *(name for warning in found.get_grammar_warnings() for name in json_schema.named(warning))]
+    names = tuple(dict.fromkeys(names))
+    if names and (names, source) not in _told:
+        _told.add((names, source))
+        log.warning("the JSON schema is not enforced in full; left out: %s", ", ".join(names))
+    return found
+
+
+def _deep(lib, tokenizer, grammar: str):
+    """A matcher, made by a thread with room for deep recursion."""
+    made, wrong = [], []
+
+    def make() -> None:
+        try:
+            made.append(lib.LLMatcher(tokenizer, grammar, log_level=0))
+        except Exception as error:
+            wrong.append(error)
+
+    thread = threading.Thread(target=make, name="ikpy-grammar")
+    before = threading.stack_size(STACK)
     try:
-        schema = json.loads(source)
-    except ValueError as error:
-        raise IkpyError(f"the JSON schema is not JSON: {error}") from None
-    if not isinstance(schema, (dict, bool)):
-        raise IkpyError(f"the JSON schema is {shown(source)}; an object is accepted")
-    return lib.LLMatcher.grammar_from_json_schema(json.dumps(schema), {"whitespace_pattern": WHITESPACE})
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    if wrong:
+        raise wrong[0]
+    return made[0]
 
 
 @functools.lru_cache(maxsize=1)
