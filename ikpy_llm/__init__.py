@@ -9,7 +9,9 @@ from ikpy_llm.version import VERSION as __version__
 if TYPE_CHECKING:
     from ikpy_llm.api import Model as Model
     from ikpy_llm.api import Timings as Timings
+    from ikpy_llm.errors import ArgumentError as ArgumentError
     from ikpy_llm.errors import IkpyError as IkpyError
+    from ikpy_llm.errors import ModelFileError as ModelFileError
     from ikpy_llm.kernels.derive.api import dequantize as dequantize
     from ikpy_llm.kernels.derive.api import matmul as matmul
     from ikpy_llm.kernels.derive.api import quant_types as quant_types
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Model": "api",
     "Timings": "api",
+    "ArgumentError": "errors",
     "IkpyError": "errors",
     "ModelFileError": "errors",
     "dequantize": "kernels.derive.api",

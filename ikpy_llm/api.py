@@ -2,65 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 import time
-from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import cached_property
-from numbers import Integral
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
 from ikpy_llm import models
+from ikpy_llm.arguments import as_json, checks_methods, file_path, plain, refuse, token_ids, whole
 from ikpy_llm.engine import overrides, special_ids
-from ikpy_llm.engine.chat import checked
+from ikpy_llm.engine.chat import begun, checked, checked_tools, checked_variables
 from ikpy_llm.engine.conversation import Cache, Conversation, End, checked_n_predict, stream
 from ikpy_llm.engine.gguf import open_gguf
 from ikpy_llm.engine.options import Options
 from ikpy_llm.engine.session import Session
-from ikpy_llm.engine.stops import checked_stops
+from ikpy_llm.engine.stops import checked_ends, checked_stops, ends_of
+from ikpy_llm.engine.timing import Timings as Timings
 from ikpy_llm.errors import IkpyError, shown
+
+if TYPE_CHECKING:
+    from ikpy_llm.engine.sampling_arguments import SamplerArguments
 
 log = logging.getLogger("ikpy.api")
 Progress = Callable[[int, int, str], None]
+Ids = Sequence[int] | np.ndarray  # token ids
 
 
-@dataclass(frozen=True)
-class Timings:
-    """What loading took, and prompts and generation since `Model.load` or `reset`; see `Model.timings`.
+def _sampler_names() -> list[str]:
+    from ikpy_llm.engine.sampling_options import SamplerOptions
 
-    prompt_: steps of several tokens; eval_: steps of one token (generation). _s: seconds of computing, without sampling
-    and text; n_: tokens; _bytes: what had to come from memory at least; _flops: floating-point operations.
-    """
-
-    load_s: float
-    prompt_s: float
-    n_prompt: int
-    eval_s: float
-    n_eval: int
-    prompt_bytes: int
-    eval_bytes: int
-    prompt_flops: int
-    eval_flops: int
-
-    @property
-    def prompt_rate(self) -> float:
-        """Tokens per second of prompts; 0 before any."""
-        return self.n_prompt / self.prompt_s if self.n_prompt else 0.0
-
-    @property
-    def eval_rate(self) -> float:
-        """Tokens per second of generation; 0 before any."""
-        return self.n_eval / self.eval_s if self.n_eval else 0.0
-
-    def __str__(self) -> str:
-        return (
-            f"load {self.load_s:.2f} s; prompt {self.n_prompt} tokens, {self.prompt_s:.3f} s, {self.prompt_rate:.1f} "
-            f"t/s; generation {self.n_eval} tokens, {self.eval_s:.3f} s, {self.eval_rate:.1f} t/s"
-        )
+    return list(SamplerOptions.__dataclass_fields__)
 
 
+@checks_methods({"sampling": _sampler_names})
 class Model:
     """One model in memory with one sequence. Made by `Model.load`; close it, or use it as a context manager.
 
@@ -71,20 +48,30 @@ class Model:
     computes raises IkpyError once the model is closed, and where its file was changed since loading.
     """
 
-    def __init__(self, session: Session, meta: dict, path, load_s: float):
+    def __init__(self, session: Session | None = None, meta=None, path=None, load_s: float = 0.0, *_, **__):
+        if not isinstance(session, Session):
+            raise IkpyError(
+                "Model(...) opens no file; Model.load(path, ...) does, for example Model.load('model.gguf')"
+            )
         self.meta, self.path, self._load_s = meta, path, load_s
         self._session, self._cache = session, Cache(session)
         self._told = False  # what the file recommends to samplers
         self._chat: tuple[object, Conversation] | None = None  # of chat(): template and how far it has come
 
+    def __repr__(self) -> str:
+        name = self.meta.get("general.name")
+        what = f"{self.meta.get('general.architecture')}" + f" {shown(name)}" * isinstance(name, str)
+        mb = self._session.file.n_bytes / 1e6
+        return f"<Model {self.path}: {what}, {mb:.0f} MB, n_ctx {self.n_ctx}, {self.threads} threads>"
+
     @classmethod
     def load(
         cls,
-        path=None,
+        path: str | os.PathLike | None = None,
         *,
         n_ctx: int | None = None,
-        threads: int = 0,
-        threads_batch: int = 0,
+        threads: int | None = 0,
+        threads_batch: int | None = 0,
         repack: bool | None = None,
         pp_requant: bool = False,
         n_batch: int = 2048,
@@ -97,13 +84,14 @@ class Model:
         swa_full: bool = False,
         mla: int = 3,
         amb: int = 256,
-        ser: str = "",
+        ser: str | None = "",
         override_kv: dict[str, object] | None = None,
         progress: Progress | None = None,
     ) -> Model:
         """Open a GGUF file (None: the demo model), compile what it needs, weave its weights.
 
-        path: str or Path; of a split model the first part.
+        path: str or Path; of a split model the first part. A str "user/repo" or "user/repo:QUANT" that is no file here
+        is a model of the Hugging Face hub, fetched once.
         n_ctx: positions (tokens) of context, rounded up to a multiple of 256; 0 = as many as the model was trained for,
         None = that, at most 4096.
         threads: 0 = IKPY_THREADS, or the physical cores this process may use.
@@ -128,24 +116,16 @@ class Model:
             from ikpy_llm.engine.demo_model import demo_model_path
 
             path = demo_model_path(progress)
+        path = file_path("path", path)
+        if isinstance(path, str) and not os.path.exists(path):
+            from ikpy_llm.engine import hub
+
+            path = hub.found(path)
         options = Options(
-            n_ctx=n_ctx,
-            n_batch=n_batch,
-            n_ubatch=n_ubatch,
-            threads=threads or 0,
-            threads_batch=threads_batch or 0,
-            repack=repack,
-            pp_requant=pp_requant,
-            cache_type_k=cache_type_k,
-            cache_type_v=cache_type_v,
-            khad=khad,
-            vhad=vhad,
-            flash_attn=flash_attn,
-            swa_full=swa_full,
-            mla=mla,
-            amb=amb,
-            ser=ser,
-        )
+            n_ctx=n_ctx, threads=threads or 0, threads_batch=threads_batch or 0, repack=repack, pp_requant=pp_requant,
+            n_batch=n_batch, n_ubatch=n_ubatch, cache_type_k=cache_type_k, cache_type_v=cache_type_v, khad=khad,
+            vhad=vhad, flash_attn=flash_attn, swa_full=swa_full, mla=mla, amb=amb, ser=ser,
+        )  # fmt: skip
         file = open_gguf(path)
         overrides.apply(file, override_kv)
         special_ids.warn(file.meta, path)
@@ -194,32 +174,31 @@ class Model:
         """
         return self.vocab.encode(text, add_special=add_special, parse_special=parse_special)
 
-    def _ids(self, text, parse_special: bool) -> list[int]:
-        """The tokens of a text, or token ids as they are."""
+    def _ids(self, name: str, text, parse_special: bool) -> list[int]:
+        """The tokens of a text, or token ids as they are; `name`: of the argument."""
+        text = plain(text)
         if isinstance(text, str):
             return self.tokenize(text, parse_special=parse_special)
-        ids = list(text) if isinstance(text, Iterable) and not isinstance(text, bytes) else [None]
-        if not all(isinstance(token, Integral) for token in ids):
-            raise IkpyError(f"{shown(text)} is neither a text nor a list of token ids")
-        return ids
+        return token_ids(name, text, self.n_vocab, "a text or a list of token ids")
 
-    def detokenize(self, ids, *, skip_special: bool = True) -> str:
+    def detokenize(self, ids: Ids, *, skip_special: bool = True) -> str:
         """The text of token ids; bytes that are no UTF-8 become U+FFFD. skip_special: special tokens add nothing.
 
         IkpyError for an id outside the vocabulary.
         """
-        return self.vocab.decode(ids, skip_special=skip_special)
+        return self.vocab.decode(token_ids("ids", ids), skip_special=skip_special)
 
-    def logits(self, tokens) -> np.ndarray:
+    def logits(self, tokens: Ids) -> np.ndarray:
         """float32 (n, n_vocab): row i is what follows tokens[: i + 1]; they start a new sequence.
 
         IkpyError for no tokens, ids out of range, more than n_ctx tokens, and values that are not finite.
         """
+        tokens = token_ids("tokens", tokens, self.n_vocab)
         with self._cache.lock:
             self.session.rewind(0)
             return self._session.eval(tokens, all_logits=True)
 
-    def embed(self, text: str | list[int], *, pooling: str | None = None, normalize: bool = True) -> np.ndarray:
+    def embed(self, text: str | Ids, *, pooling: str | None = None, normalize: bool = True) -> np.ndarray:
         """A text (or token ids) as a vector: float32 (n_embd,); with pooling "none" a row per token: (n, n_embd).
 
         The rows are what the last norm gives, before the output matrix; they start a new sequence.
@@ -230,7 +209,7 @@ class Model:
         from ikpy_llm.engine import embedding
 
         kind = embedding.pooling_of(self.meta, self.path) if pooling is None else embedding.checked(pooling)
-        tokens = self._ids(text, parse_special=False)
+        tokens = self._ids("text", text, parse_special=False)
         with self._cache.lock:
             self.session.rewind(0)
             rows = self._session.hidden(tokens)
@@ -251,7 +230,14 @@ class Model:
         with self._cache.lock:
             return perplexity(self.session, tokens, bos=bos, n_ctx=n_ctx, n_chunks=n_chunks, progress=progress)
 
-    def sampler(self, *, grammar: str | None = None, json_schema=None, ignore_eos: bool = False, **sampling):
+    def sampler(
+        self,
+        *,
+        grammar: str | None = None,
+        json_schema=None,
+        ignore_eos: bool = False,
+        **sampling: Unpack[SamplerArguments],
+    ):
         """An engine.sampling.Sampler for one text; what `sampling` leaves open, the model file may recommend.
 
         sampling: fields of engine.sampling.SamplerOptions; names, defaults and formulas are ik_llama.cpp's.
@@ -268,27 +254,18 @@ class Model:
                 "the model file recommends: %s",
                 ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in recommended.items()),
             )
-        known = SamplerOptions.__dataclass_fields__
-        for name in sampling.keys() - known.keys():
-            raise IkpyError(f"there is no option called {name}; those of samplers are: {', '.join(known)}")
         options = SamplerOptions(**recommended, **sampling)
         n_vocab = min(self.n_vocab, self.vocab.n_tokens or self.n_vocab)  # a file without tokens has only ids
         rules = None
         if grammar is not None or json_schema is not None:
-            from ikpy_llm.engine.grammar import Grammar
-            from ikpy_llm.engine.json_schema import as_text
+            from ikpy_llm.engine.grammar import rules_of
 
-            if grammar is not None and json_schema is not None:
-                raise IkpyError("grammar and json_schema exclude each other")
-            if not isinstance(grammar, str | None):
-                raise IkpyError(f"grammar is {shown(grammar)}; a text in GBNF is accepted")
-            source, kind = (grammar, "gbnf") if grammar is not None else (as_text(json_schema), "json")
-            rules = Grammar(self.vocab, source, kind, n_vocab)
+            rules = rules_of(self.vocab, grammar, json_schema, n_vocab)
         return Sampler(options, n_vocab, self.vocab, banned=self.vocab.eog if ignore_eos else (), grammar=rules)
 
     def generate(
         self,
-        prompt: str | list[int],
+        prompt: str | Ids,
         *,
         n_predict: int = -1,
         stop=(),
@@ -298,7 +275,7 @@ class Model:
         parse_special: bool = True,
         show_special: bool = False,
         keep: int | None = None,
-        **sampling,
+        **sampling: Unpack[SamplerArguments],
     ) -> Generator[str, None, End]:
         """Continue `prompt` (text or ids); yields pieces of text as they come.
 
@@ -313,7 +290,7 @@ class Model:
         IkpyError at the call for a prompt that is empty or longer than the context, an n_predict or a stop of another
         kind, and as in `sampler`; while iterating if no token may follow, and as in `logits`.
         """
-        tokens = self._ids(prompt, parse_special)
+        tokens = self._ids("prompt", prompt, parse_special)
         if not tokens:
             raise IkpyError("the prompt is empty and the model has no token to start a text with")
         if len(tokens) > self.n_ctx:
@@ -330,26 +307,35 @@ class Model:
             tokens, sampler, n_predict=n_predict, ends=ends, stops=stops, show_special=show_special, keep=keep
         )
 
-    def stream(self, tokens: list[int], sampler, *, show_special: bool = False, **options) -> Generator[str, None, End]:
+    def stream(
+        self,
+        tokens: Ids,
+        sampler,
+        *,
+        n_predict: int = -1,
+        ends=None,
+        stops=(),
+        keep: int | None = None,
+        show_special: bool = False,
+    ) -> Generator[str, None, End]:
         """The lower half of `generate`: tokens and a sampler that has accepted them.
 
-        options: n_predict, ends, stops, keep; see engine.conversation.stream. IkpyError while iterating, as `generate`.
+        ends: ids that end a text, None: the vocabulary's; stops: texts. The rest is as in `generate`.
         """
-        return stream(self._cache, tokens, sampler, decoder=self.vocab.decoder(not show_special), **options)
+        tokens = token_ids("tokens", tokens, self.n_vocab)
+        if not hasattr(sampler, "sample"):
+            refuse("sampler", sampler, "what Model.sampler returns")
+        n_predict, keep = checked_n_predict(n_predict), None if keep is None else whole("keep", keep, -1)
+        ends, decoder = checked_ends(ends, self.vocab.eog), self.vocab.decoder(not show_special)
+        options = {"n_predict": n_predict, "ends": ends, "stops": checked_stops(stops), "keep": keep}
+        return stream(self._cache, tokens, sampler, decoder=decoder, **options)
 
     def ends(self, stop=()) -> tuple[frozenset[int], list[str]]:
         """Ids that end a text, and the stop texts that are not such a token; stop: one text or several.
 
         IkpyError for a stop that is no text.
         """
-        found, texts = set(self.vocab.eog), []
-        for text in checked_stops(stop):
-            ids = self.tokenize(text, add_special=False, parse_special=True)
-            if len(ids) == 1 and not self.vocab.token_bytes(ids[0]):
-                found.add(ids[0])
-            else:
-                texts.append(text)
-        return frozenset(found), texts
+        return ends_of(self.vocab, stop)
 
     def conversation(self, messages=(), *, template: str | None = None, tools=None, **variables) -> Conversation:
         """An engine.conversation.Conversation that begins with `messages`: append one, then stream `reply(sampler)`.
@@ -360,22 +346,23 @@ class Model:
         """
         from ikpy_llm.engine.chat import chat_template
 
-        jinja = chat_template(self.meta, self.vocab, template, bool(tools))
+        checked_variables("variables", variables)
+        jinja = chat_template(self.meta, self.vocab, template, bool(checked_tools(tools)))
         return Conversation(self._cache, self.vocab, jinja, messages, tools=tools, **variables)
 
     def chat(
         self,
-        messages,
+        messages: Sequence[Mapping],
         *,
         n_predict: int = -1,
         stop=(),
         tools=None,
         template: str | None = None,
-        template_kwargs: dict | None = None,
+        template_kwargs: Mapping | None = None,
         grammar: str | None = None,
         json_schema=None,
         ignore_eos: bool = False,
-        **sampling,
+        **sampling: Unpack[SamplerArguments],
     ) -> Generator[str, None, End]:
         """The assistant's next message in pieces; `messages` as in OpenAI's API (role, content), not changed.
 
@@ -385,12 +372,12 @@ class Model:
         IkpyError at the call for messages of another form, an unknown template and as in `sampler`; while iterating for
         a template that refuses the messages, a conversation longer than n_ctx, and as in `generate`.
         """
-        variables = dict(template_kwargs or {})
-        key = (template, json.dumps([tools, variables], default=repr, sort_keys=True))
+        messages, variables = begun(checked(messages)), checked_variables("template_kwargs", template_kwargs)
+        key = template, as_json("tools and template_kwargs", [checked_tools(tools), variables], repr)
         chat = self._chat
         if chat is None or chat[0] != key:
             chat = self._chat = key, self.conversation(template=template, tools=tools, **variables)
-        conversation, messages = chat[1], checked(messages)
+        conversation = chat[1]
         ignore_eos = ignore_eos or checked_n_predict(n_predict) == -2
         ends, stops = self.ends(stop)
         sampler = self.sampler(grammar=grammar, json_schema=json_schema, ignore_eos=ignore_eos, **sampling)
@@ -413,20 +400,20 @@ class Model:
         """Call it once, when the next text has been read and nothing has been generated yet."""
         self._cache.after_prompt = call
 
-    def save_session(self, path) -> int:
+    def save_session(self, path: str | os.PathLike) -> int:
         """Write the text so far (tokens and KV cache) to a file; its bytes. See docs/api.md.
 
         IkpyError for a file that cannot be written, and where there is no text, or `session` was used for another.
         """
-        return self._cache.save(path)
+        return self._cache.save(file_path("path", path))
 
-    def load_session(self, path) -> list[int]:
+    def load_session(self, path: str | os.PathLike) -> list[int]:
         """Go on from a file of `save_session`: its tokens; a prompt that begins like them is not read again.
 
         IkpyError, one line, for a file that cannot be read, is damaged, does not fit into the context, or is of another
         model, KV cache or kind of CPU.
         """
-        return self._cache.load(path)
+        return self._cache.load(file_path("path", path))
 
     def reset(self) -> None:
         """Start a new sequence, and timings (but for `load_s`) at zero."""

@@ -11,11 +11,19 @@ class ModelFileError(IkpyError):
     """A model file is damaged, hostile or of a kind we do not read."""
 
 
+class ArgumentError(IkpyError, ValueError):
+    """A call got an argument that it does not take."""
+
+
 def shown(value, limit: int | None = SHOWN) -> str:
     """`value` for an error message: escaped to printable ASCII in quotes, cut to `limit` characters."""
     if isinstance(value, bytes):
         value = value[: 4 * SHOWN].decode("utf-8", "replace")
     if not isinstance(value, str):
-        return repr(value)[:limit]
+        try:
+            text = " ".join(repr(value).split())  # those of arrays have several lines
+        except Exception:  # an object whose own __repr__ fails
+            text = f"<{type(value).__name__}>"
+        return text[:limit]
     text = ascii(value if limit is None else value[: limit + 1])[1:-1]
     return f"'{text}'" if limit is None or len(text) <= limit else f"'{text[:limit]}...'"

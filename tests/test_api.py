@@ -95,12 +95,12 @@ def test_no_positive_number_of_threads_is_automatic(path, monkeypatch):
 def test_errors_are_one_line(model, path, tmp_path):
     with pytest.raises(IkpyError, match="top_q"):
         model.generate("AB", top_q=3)
-    with pytest.raises(IkpyError, match="grammar is 5; a text in GBNF is accepted"):
+    with pytest.raises(IkpyError, match="grammar is 5; a text is accepted"):
         model.generate("AB", grammar=5)
     with pytest.raises(IkpyError, match="prompt is empty"):
         model.generate([])
     for wrong in (None, 5, b"x", [1.5], ["a"]):
-        with pytest.raises(IkpyError, match="neither a text nor a list of token ids"):
+        with pytest.raises(IkpyError, match=r"prompt is .*; a text or a list of token ids is accepted"):
             model.generate(wrong)
     with pytest.raises(IkpyError, match="the prompt of 301 tokens does not fit into the context of 256 positions"):
         model.generate("A" * 300)
@@ -116,7 +116,7 @@ def test_errors_are_one_line(model, path, tmp_path):
         {"n_batch": 0},
         {"n_ubatch": True},
     ):
-        with pytest.raises(IkpyError, match=f"{next(iter(wrong))} = .* is accepted"):
+        with pytest.raises(IkpyError, match=f"{next(iter(wrong))} is .* is accepted"):
             Model.load(path, **wrong)
     with pytest.raises(IkpyError) as error:
         Model.load(tmp_path / "missing.gguf")

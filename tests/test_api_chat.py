@@ -130,7 +130,10 @@ def test_sampler_options_and_what_the_file_recommends(model, caplog):
     text = "".join(model.generate("A", n_predict=6, logit_bias={5: 1e6}))
     assert text == LETTERS[5] * 6
     for wrong, part in (
-        ({"top_q": 1}, "there is no option called top_q; those of samplers are: temp, "),
+        (
+            {"top_q": 1},
+            r"there is no option called top_q: did you mean top_p or top_k\? Those of Model\.\w+ are: .*temp, ",
+        ),
         ({"dialect": "x"}, "dialect"),
         ({"samplers": "x"}, "'x'"),
         ({"temp": "hot"}, "temp is 'hot'"),

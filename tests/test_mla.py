@@ -153,9 +153,9 @@ def test_missing_parts_are_named(folder, layout):
 
 def test_modes_there_are_not(folder):
     path = tiny_deepseek2.write(folder / "modes.gguf")
-    with pytest.raises(IkpyError, match="mla = 4: accepted are 0, 1, 2, 3"):
+    with pytest.raises(IkpyError, match="mla is 4; a whole number from 0 to 3 is accepted"):
         session(path, mla=4)
-    with pytest.raises(IkpyError, match="amb = -1"):
+    with pytest.raises(IkpyError, match="amb is -1"):
         session(path, amb=-1)
 
 
@@ -176,5 +176,5 @@ def test_fewer_experts(folder, ser, limits):
 
 @pytest.mark.parametrize("ser", ["x", "1", "2,1.5", "-3,0.5", "1,2,3"])
 def test_limits_that_are_refused(folder, ser):
-    with pytest.raises(IkpyError, match=r"ser = .*Kmin,t"):
+    with pytest.raises(IkpyError, match=r"ser is .*Kmin,t"):
         session(tiny_deepseek2.write(folder / "ser.gguf"), ser=ser)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ikpy_llm.cli.options import ModelOptions
 from ikpy_llm.cli.text import write
 from ikpy_llm.errors import IkpyError
@@ -19,7 +21,7 @@ def model_path(options: ModelOptions):
     if repo is None:
         if file:
             raise IkpyError(f"-hff {file} needs -hf USER/REPO")
-        return options.model
+        return None if options.model is None else Path(options.model)  # a text might be a model of the hub
     if options.model is not None:
         raise IkpyError("-hf and -m exclude each other")
     from ikpy_llm.engine import hub

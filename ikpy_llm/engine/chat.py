@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from collections.abc import Mapping
 from functools import cached_property
 
+from ikpy_llm.arguments import items, refuse
 from ikpy_llm.engine.chat_form import fit
 from ikpy_llm.engine.chat_templates import SPELLINGS, TEMPLATES
 from ikpy_llm.errors import IkpyError, shown
 
 log = logging.getLogger("ikpy.chat")
 KEY = "tokenizer.chat_template"
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")  # of OpenAI's API
+RESERVED = {"messages", "tools", "template", "add_generation_prompt"}  # variables of templates that calls give
+INSTEAD = ("tool_calls", "function_call", "reasoning_content", "thinking")  # what a message may have for content
 _LINES = 200  # characters of a template's own error message that are repeated
 
 
@@ -67,10 +73,9 @@ class ChatTemplate:
 
         A text that is not in it is an error, or a warning where a template may leave it out: see engine.chat_form.
         """
-        values = {**self.variables, **variables}
-        prompt, missing = fit(
-            lambda shaped: self._render(shaped, tools, add_generation_prompt, values), checked(messages)
-        )
+        messages, values = checked(messages), {**self.variables, **variables}
+        _check_roles(messages, self.text)
+        prompt, missing = fit(lambda shaped: self._render(shaped, tools, add_generation_prompt, values), messages)
         for word in missing:
             what = f"{'calls of tools' if word.key else 'texts'} of the role {shown(word.role)}"
             if what not in self._told:
@@ -99,10 +104,14 @@ def chat_template(meta: dict, vocab, wanted: str | None = None, tools: bool = Fa
 def checked(messages) -> list[dict]:
     """The messages as dictionaries with text or parts of text as content; IkpyError where they are something else."""
     out = []
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+    for message in items("messages", messages, "a list of dictionaries with role and content"):
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
             raise IkpyError(f"message {len(out)} is {shown(message)}; a dictionary with role and content is accepted")
         content = message.get("content")
+        if content in (None, []) and not any(message.get(key) for key in INSTEAD):
+            raise IkpyError(
+                f"message {len(out)} ({shown(message['role'])}) has no content; a text or a list of parts is accepted"
+            )
         if isinstance(content, list):  # parts, as OpenAI's API has them
             wrong = [part for part in content if not (isinstance(part, dict) and isinstance(part.get("text"), str))]
             if wrong:
@@ -112,6 +121,39 @@ def checked(messages) -> list[dict]:
             raise IkpyError(f"message {len(out)} has the content {shown(content)}; text is accepted")
         out.append({**message, "content": content} if "content" in message else {**message, "content": ""})
     return out
+
+
+def begun(messages: list[dict]) -> list[dict]:
+    """`messages`; IkpyError where there are none to reply to."""
+    if not messages:
+        raise IkpyError("there are no messages; a list that ends with one of the user is accepted")
+    return messages
+
+
+def checked_tools(tools):
+    """Descriptions of tools; IkpyError if they are none."""
+    if tools is not None and not (isinstance(tools, list | tuple) and all(isinstance(t, Mapping) for t in tools)):
+        refuse("tools", tools, "a list of dictionaries, as in OpenAI's API,")
+    return tools
+
+
+def checked_variables(name: str, variables) -> dict:
+    """What a template may read besides the messages; IkpyError for names that the call itself gives."""
+    if not isinstance(variables, Mapping | None) or not all(isinstance(key, str) for key in variables or {}):
+        refuse(name, variables, "a dictionary with names as keys")
+    if taken := RESERVED & {*(variables or {})}:
+        raise IkpyError(
+            f"{name} has {min(taken)}, which the call itself gives to the template; other names are accepted"
+        )
+    return dict(variables or {})
+
+
+def _check_roles(messages: list[dict], template: str) -> None:
+    """IkpyError for a role that neither OpenAI's API has nor the template names in quotes."""
+    for i, role in enumerate(message["role"] for message in messages):
+        if role not in ROLES and not re.search(rf"""(['"]){re.escape(role)}\1""", template):
+            known = ", ".join(ROLES)
+            raise IkpyError(f"message {i} has the role {shown(role)}; {known} are accepted, and those of the template")
 
 
 def _one_line(error: Exception) -> str:

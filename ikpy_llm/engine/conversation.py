@@ -6,13 +6,13 @@ import json
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
 
+from ikpy_llm.arguments import checks_methods, file_path, refuse, whole
 from ikpy_llm.engine import prompt_cache
-from ikpy_llm.engine.chat import ChatTemplate, checked
-from ikpy_llm.engine.stops import StopMatcher
+from ikpy_llm.engine.chat import ChatTemplate, begun, checked
+from ikpy_llm.engine.stops import StopMatcher, checked_ends, checked_stops
 from ikpy_llm.errors import IkpyError
 
 OTHER_TEXT = (
@@ -113,12 +113,18 @@ class End:
     why: str
     stop: str | None = None
 
+    def __repr__(self) -> str:
+        return f"End(why={self.why!r}, stop={self.stop!r}, ids=[{_some(self.ids)}])"
+
+
+def _some(ids: list[int]) -> str:
+    """The first ids of a list and how many there are."""
+    return ", ".join(map(str, ids)) if len(ids) <= 8 else f"{', '.join(map(str, ids[:6]))}, ... {len(ids)} tokens"
+
 
 def checked_n_predict(n: int) -> int:
     """`n` if it is a number of tokens, -1 (until the model ends its text) or -2 (it cannot end it)."""
-    if isinstance(n, bool) or not isinstance(n, Integral) or n < -2:
-        raise IkpyError(f"n_predict is {n!r}; a number of tokens, -1 or -2 is accepted")
-    return n
+    return whole("n_predict", n, -2)
 
 
 def stream(
@@ -175,16 +181,20 @@ def shifted(text: list[int], n_kept: int) -> list[int]:
     return text[:n_kept] + rest[(len(rest) + 1) // 2 :]
 
 
+@checks_methods()
 class Conversation:
     """Messages, and the tokens that stand for them. `messages`: as in OpenAI's API, free to be changed by the caller.
 
     `why`: how the last reply ended, see `stream`.
     """
 
-    def __init__(self, cache: Cache, vocab, template: ChatTemplate, messages=(), **variables):
+    def __init__(self, cache: Cache, vocab, template: ChatTemplate, /, messages=(), **variables):
         self.cache, self.vocab, self.template, self.variables = cache, vocab, template, variables
         self.messages, self.why = checked(messages), ""
         self._text, self._ids = "", []  # a rendered conversation with its last reply, and the tokens of both
+
+    def __repr__(self) -> str:
+        return f"<Conversation of {len(self.messages)} messages, last reply: {self.why or 'none'}>"
 
     def tokens(self, add_generation_prompt: bool = True, messages: list | None = None) -> tuple[str, list[int]]:
         """The rendered conversation as text and as tokens. messages: others than its own.
@@ -208,7 +218,10 @@ class Conversation:
         The generator's own value says how it ended. ends: tokens that end it, default: the vocabulary's.
         show_special: `<|...|>` tokens are part of the text.
         """
-        return self._reply(self.messages, sampler, n_predict, stops, ends, show_special)
+        if not hasattr(sampler, "sample"):
+            refuse("sampler", sampler, "what Model.sampler returns")
+        n_predict, ends = checked_n_predict(n_predict), checked_ends(ends, self.vocab.eog)
+        return self._reply(begun(self.messages), sampler, n_predict, checked_stops(stops), ends, show_special)
 
     def _reply(self, messages: list, sampler, n_predict: int, stops, ends, show_special: bool):
         """`reply` to these messages, whatever `messages` is when the first piece is asked for."""
@@ -220,7 +233,6 @@ class Conversation:
             )
         for token in tokens:
             sampler.accept(token)
-        ends = self.vocab.eog if ends is None else ends
         pieces, end, self.why = [], None, "interrupted"
         decoder = self.vocab.decoder(not show_special)
         source = stream(self.cache, tokens, sampler, n_predict=n_predict, ends=ends, stops=stops, decoder=decoder)
@@ -244,8 +256,14 @@ class Conversation:
 
     def save(self, path) -> None:
         """Write the messages as JSON."""
+        path = file_path("path", path)
         try:
-            with open(path, "w", encoding="utf-8") as file:
-                json.dump(self.messages, file, ensure_ascii=False, indent=1)
+            text = json.dumps(self.messages, ensure_ascii=False, indent=1)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise IkpyError(f"{path}: the messages cannot be written as JSON: {error}") from None
+        try:
+            # half a surrogate pair is written as JSON's \\uXXXX
+            with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(text)
         except OSError as error:
             raise IkpyError(f"{path}: {error.strerror or error}") from None

@@ -117,6 +117,9 @@ class GGUFFile:
                     raise ModelFileError(f"{part.path}: tensor {shown(tensor.name)} is in an earlier part too")
                 self.tensors[tensor.name] = _as_rows(part, tensor)
 
+    def __repr__(self) -> str:
+        return f"<GGUFFile {self.path}: {len(self.tensors)} tensors, {len(self.meta)} keys>"
+
     @property
     def n_bytes(self) -> int:
         """Bytes of all tensors."""

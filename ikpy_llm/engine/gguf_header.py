@@ -1,12 +1,13 @@
 """Reads the header of a GGUF file (metadata and the tensor list) from untrusted bytes; no number is used unchecked."""
 
+import itertools
 import os
 import struct
 from collections.abc import Sequence
 
 import numpy as np
 
-from ikpy_llm.errors import ModelFileError, shown
+from ikpy_llm.errors import SHOWN, ModelFileError, shown
 from ikpy_llm.kernels.quants import table
 
 MAX_ITEMS = 65_536  # metadata keys, and tensors
@@ -20,6 +21,7 @@ MIN_TENSOR_BYTES = 33  # empty name, one dimension
 FIRST_READ = 4 << 20  # bytes; the headers of most models fit
 WINDOW = 1 << 18  # bytes in which strings are found at once
 OTHERS = 256  # strings read one by one where that ends, before it is tried again
+KEYS_SHOWN, ITEMS_SHOWN = 200, 6  # keys, and numbers of a list, that the repr of metadata has
 
 STRING, ARRAY, BOOL = 8, 9, 7
 # value type -> NumPy type, for all types of fixed size
@@ -61,6 +63,23 @@ class StringArray(Sequence):
         return self._text
 
 
+class Meta(dict):
+    """Metadata by key. Its repr has a line for each key, and lists and texts are cut: vocabularies are long."""
+
+    def __repr__(self) -> str:
+        lines = [f"{key!r}: {_cut(value)}" for key, value in itertools.islice(self.items(), KEYS_SHOWN)]
+        lines += [f"... {len(self)} keys"] * (len(self) > KEYS_SHOWN)
+        return "{" + ",\n ".join(lines) + "}"
+
+
+def _cut(value) -> str:
+    if isinstance(value, str) and len(value) > SHOWN:
+        return f"{value[:SHOWN]!r}... {len(value)} characters"
+    if isinstance(value, list) and len(value) > ITEMS_SHOWN:
+        return f"[{', '.join(map(repr, value[:ITEMS_SHOWN]))}, ... {len(value)} numbers]"
+    return repr(value)
+
+
 class Header:
     """Metadata and tensor list of one file.
 
@@ -75,7 +94,7 @@ class Header:
         n_tensors, n_kv = self._u64("the tensor count"), self._u64("the key count")
         self._check_count("keys", n_kv, MIN_KV_BYTES)
         self._check_count("tensors", n_tensors, MIN_TENSOR_BYTES)
-        self.meta = {}
+        self.meta = Meta()
         self.odd_texts: list[str] = []  # keys whose text is not UTF-8
         for _ in range(n_kv):
             self._read_pair()

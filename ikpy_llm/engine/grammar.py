@@ -78,6 +78,15 @@ class Grammar:
         return self._matcher.is_stopped()
 
 
+def rules_of(vocab, grammar: str | None, schema, n_vocab: int) -> Grammar:
+    """The rules of one of the two: GBNF, or a JSON schema (see json_schema.as_text). IkpyError for both at once."""
+    if grammar is not None and schema is not None:
+        raise IkpyError("grammar and json_schema exclude each other")
+    if grammar is not None:
+        return Grammar(vocab, grammar, "gbnf", n_vocab)
+    return Grammar(vocab, json_schema.as_text(schema), "json", n_vocab)
+
+
 def _matcher(lib, tokenizer, source: str, vocab):
     """llguidance's matcher of a grammar in GBNF or, where it begins so, in llguidance's own notation."""
     if not source.lstrip().startswith("%llguidance"):

@@ -22,7 +22,7 @@ def _hub():
     try:
         import huggingface_hub
     except ImportError:
-        raise IkpyError("-hf needs huggingface_hub: pip install huggingface_hub") from None
+        raise IkpyError("models of the hub need the package huggingface_hub: pip install huggingface_hub") from None
     return huggingface_hub
 
 
@@ -32,6 +32,23 @@ def split_name(name: str) -> tuple[str, str | None]:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise IkpyError(f"-hf {shown(name)} is not of the form user/repo or user/repo:QUANT")
     return repo, quant or None
+
+
+def is_name(name: str) -> bool:
+    """May a text that is no file here be a model of the hub?"""
+    repo, colon, _ = name.partition(":")
+    good = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*(:[\w.-]+)?", name)
+    return bool(good) and bool(colon or not repo.lower().endswith(".gguf"))
+
+
+def found(path: str) -> str | Path:
+    """The file of a model that a text names where no such file is: of the hub, if the text may be a name there."""
+    if not is_name(path):
+        return path
+    try:
+        return resolve(path)
+    except IkpyError as error:
+        raise IkpyError(f"{path} is no file here; as a model of the Hugging Face hub: {error}") from None
 
 
 def split_url(url: str) -> tuple[str, str]:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields
-from numbers import Integral
 
+from ikpy_llm import arguments
 from ikpy_llm.errors import IkpyError, shown
 from ikpy_llm.kernels.kv_types import KV_TYPES, kv_type
 
 MAX_THREADS = 1024
 DEFAULT_CTX = 4096  # rows of the KV cache unless asked for; models of today were trained for up to 100 times that
+MAX_MIB = 1 << 40  # its bytes still fit into a word of 64 bits
+# option -> smallest and largest accepted number
+LIMITS = {"n_ctx": (0, None), "n_batch": (1, None), "n_ubatch": (1, None), "mla": (0, 3), "amb": (0, MAX_MIB)}
+LIMITS |= {"threads": (None, MAX_THREADS), "threads_batch": (None, MAX_THREADS)}  # below 0: automatic
 
 
 def _option(default, help: str, env: str = ""):
@@ -61,7 +65,7 @@ class Options:
     amb: int = _option(
         256, "MiB that expanding latents may take: heads are then done in groups; 0 = no limit", "IKPY_AMB"
     )
-    ser: str = _option("", "Kmin,t: after the Kmin best experts only those above t times the best", "IKPY_SER")
+    ser: str | None = _option("", "Kmin,t: after the Kmin best experts only those above t times the best", "IKPY_SER")
     no_fusion: str = _option("", "comma-separated fusion rows to leave out, `all` for none at all", "IKPY_NO_FUSION")
     check: bool = _option(
         False, "fill working memory with NaN before use, so that reading what nobody wrote shows", "IKPY_CHECK"
@@ -72,42 +76,31 @@ class Options:
             text = os.environ.get(f.metadata["env"]) if f.metadata["env"] else None
             if text is not None and getattr(self, f.name) == f.default:
                 object.__setattr__(self, f.name, _parse(f, text))
-        for name, low in (("n_batch", 1), ("n_ubatch", 1), ("amb", 0)):
-            if not _is_whole(value := getattr(self, name)) or value < low:
-                raise IkpyError(f"{name} = {value!r}: a whole number from {low} on is accepted")
-        for name in ("threads", "threads_batch"):
-            if not _is_whole(value := getattr(self, name)) or value > MAX_THREADS:
-                raise IkpyError(f"{name} = {value!r}: a whole number up to {MAX_THREADS} is accepted; 0 is automatic")
-            object.__setattr__(self, name, max(0, value))
+            value = arguments.of_kind(f.type)(f.name, getattr(self, f.name))
+            if f.name in LIMITS and value is not None:
+                arguments.whole(f.name, value, *LIMITS[f.name])
+            object.__setattr__(self, f.name, max(0, value) if "threads" in f.name else value)
         for name in ("cache_type_k", "cache_type_v"):
             object.__setattr__(self, name, kv_type(getattr(self, name)).name)
-        if not _is_whole(self.mla) or self.mla not in range(4):
-            raise IkpyError(f"mla = {self.mla!r}: accepted are 0, 1, 2, 3")
         self.expert_limits()
         object.__setattr__(self, "n_ubatch", min(self.n_ubatch, self.n_batch))
-        if self.n_ctx is not None and (not _is_whole(self.n_ctx) or self.n_ctx < 0):
-            raise IkpyError(
-                f"n_ctx = {self.n_ctx!r}: a number of positions is accepted, or 0 for the model's own context length"
-            )
 
     def expert_limits(self) -> tuple[int, float]:
         """`ser` as (Kmin, t); (0, 0.0) where all experts are used."""
-        k_min, _, share = str(self.ser or "0,0").partition(",")
+        k_min, _, share = (self.ser or "0,0").partition(",")
         try:
             limits = int(k_min), float(share)
         except ValueError:
             limits = -2, 2.0
         if limits[0] < -1 or not 0 <= limits[1] <= 1:
-            raise IkpyError(f"ser = {self.ser}: accepted is Kmin,t: a number of experts and a share from 0 to 1")
+            raise IkpyError(
+                f"ser is {shown(self.ser)}; Kmin,t, a number of experts and a share from 0 to 1, is accepted"
+            )
         return limits
 
     def without(self) -> frozenset[str]:
         """Names of the fusion rows that are switched off."""
         return frozenset(filter(None, (s.strip() for s in self.no_fusion.split(","))))
-
-
-def _is_whole(value) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _parse(f, text: str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ikpy_llm.arguments import plain, refuse
 from ikpy_llm.errors import IkpyError, shown
 
 OWN = ("general.", "tokenizer.", "quantize.", "split.")  # keys that do not begin with the architecture
@@ -15,10 +16,11 @@ def apply(file, overrides: Mapping[str, object] | None) -> None:
 
     IkpyError for a key or value that is none.
     """
-    if not isinstance(overrides or {}, Mapping):
-        raise IkpyError(f"override_kv is {shown(overrides)}; a dictionary of keys and values is accepted")
+    if not isinstance(overrides, Mapping | None):
+        refuse("override_kv", overrides, "a dictionary of keys and values")
     architecture, file.overridden = file.meta.get("general.architecture"), set()
     for key, value in (overrides or {}).items():
+        key, value = plain(key), plain(value)
         if not isinstance(key, str) or not key or not isinstance(value, bool | int | float | str):
             raise IkpyError(f"override_kv: {shown(key)} = {shown(value)}; names with a number, text, True or False")
         full = key if key.startswith((*OWN, f"{architecture}.")) else f"{architecture}.{key}"

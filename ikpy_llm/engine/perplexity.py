@@ -23,6 +23,12 @@ class Perplexity:
     n_scored: int
     running: list[float] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        return (
+            f"Perplexity(value={self.value:.4f}, error={self.error:.4f}, n_ctx={self.n_ctx}, n_scored={self.n_scored}, "
+            f"running=[{len(self.running)} chunks])"
+        )
+
 
 def perplexity(
     session,

@@ -1,15 +1,18 @@
 """Chooses the next token from a model's logits: a chain of small steps, then one random number."""
 
 import os
+from dataclasses import fields
 from functools import cached_property
+from operator import index
 
 import numpy as np
 
+from ikpy_llm.arguments import refuse
 from ikpy_llm.engine.sampling_choice import AdaptiveP, choice_of
 from ikpy_llm.engine.sampling_history import HISTORY, History, breakers_of
 from ikpy_llm.engine.sampling_options import SamplerOptions
 from ikpy_llm.engine.sampling_steps import STEPS, USED, Candidates
-from ikpy_llm.errors import IkpyError
+from ikpy_llm.errors import IkpyError, shown
 
 __all__ = ["Sampler", "SamplerOptions", "uniform"]
 
@@ -51,6 +54,11 @@ class Sampler:
             names = [name for name in names if name in (*HISTORY, "temperature")]
         self._steps, self._choose = tuple(STEPS[name] for name in names), choice_of(options, chain)
 
+    def __repr__(self) -> str:
+        ours = ((f.name, getattr(self.options, f.name), f.default) for f in fields(self.options) if f.name != "seed")
+        changed = "".join(f"{name}={shown(value)}, " for name, value, default in ours if value not in (default, {}))
+        return f"Sampler({changed}seed={self.seed})"
+
     @cached_property
     def newline(self) -> int | None:
         """The token of a line end."""
@@ -70,15 +78,19 @@ class Sampler:
 
     def accept(self, token: int) -> None:
         """`token`, of the prompt or sampled, is now part of the text."""
-        self.history.append(token)
+        try:
+            self.history.append(index(token))
+        except (TypeError, OverflowError):
+            refuse("token", token, "a token id")
 
     def sample(self, logits: np.ndarray) -> int:
         """The next token; the grammar moves on by it. `logits`: float32 (n_vocab,), not changed.
 
         IkpyError if they are not numbers or nothing is allowed.
         """
-        if logits.shape != (self.n_vocab,):
-            raise IkpyError(f"the model gave logits of shape {logits.shape} for {self.n_vocab} tokens")
+        if getattr(logits, "shape", None) != (self.n_vocab,) or logits.dtype.kind != "f":
+            what = f"of shape {logits.shape}" if hasattr(logits, "shape") else f"as {type(logits).__name__}"
+            raise IkpyError(f"the model gave logits {what} for {self.n_vocab} tokens; a row of floats is accepted")
         best = logits[logits.argmax()]  # a NaN, if there is one
         if not np.isfinite(best):
             raise IkpyError(f"the model gave non-finite logits (largest: {best}); the file may be damaged")

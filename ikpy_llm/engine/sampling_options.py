@@ -1,10 +1,11 @@
 """The options of samplers: every one stated once, with its default, its flags and its help; light to import."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from numbers import Integral, Real
 
+from ikpy_llm import arguments
 from ikpy_llm.errors import IkpyError, shown
 
 # What a chain is made of, and the letters of --sampling-seq, which mean different things in the two programs.
@@ -24,6 +25,7 @@ SPELLINGS |= {"nucleus": "top_p"}
 # Where llama.cpp's defaults differ from ik_llama.cpp's, and ollama's, which ran a model before.
 DIALECTS = {"ik": {}, "llama": {"top_n_sigma": -1.0, "xtc_threshold": 0.1, "dry_penalty_last_n": 64}}
 PRESETS = {"ollama": {"temp": 0.8, "top_k": 40, "top_p": 0.9, "min_p": 0.0, "repeat_penalty": 1.1}}
+MOST_BIAS = 1e38  # added to a logit it stays a finite float32
 
 
 def option(default, *flags: str, help: str, metavar: str | None = None, low=None, high=None):
@@ -126,30 +128,26 @@ def checked(f: Field, value):
     if f.name == "logit_bias":
         return _bias(value)
     if f.name == "dry_sequence_breakers":
-        texts = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (None,)
-        if not all(isinstance(text, str) for text in texts):
-            raise IkpyError(f"{f.name} is {value!r}; a list of texts is accepted")
-        return tuple(text for text in texts if text)
-    kinds = {int: Integral, float: Real, bool: bool, str: str}
-    low, high = f.metadata["low"], f.metadata["high"]
-    wrong = not isinstance(value, kinds[f.type]) or (f.type is not bool and isinstance(value, bool))
-    if wrong or (f.type in (int, float) and not math.isfinite(value)):
-        raise IkpyError(f"{f.name} is {value!r}; a {'finite ' * (f.type in (int, float))}{f.type.__name__} is accepted")
-    if (low is not None and value < low) or (high is not None and value > high):
-        limits = f"from {low:g} on" if high is None else f"up to {high:g}" if low is None else f"from {low} to {high}"
-        raise IkpyError(f"{f.name} is {value!r}; a number {limits} is accepted")
-    return value
+        return tuple(text for text in arguments.texts(f.name, value) if text)
+    check = arguments.of_kind(f.type)
+    return (
+        check(f.name, value, f.metadata["low"], f.metadata["high"]) if f.type in (int, float) else check(f.name, value)
+    )
 
 
 def _bias(value) -> dict[int, float]:
     if value is not None and not isinstance(value, Mapping):
-        raise IkpyError(f"logit_bias is {value!r}; a dict of token ids and numbers is accepted")
+        arguments.refuse("logit_bias", value, "a dict of token ids and numbers")
     out = {}
     for token, amount in (value or {}).items():
+        token, amount = arguments.plain(token), arguments.plain(amount)
         good = isinstance(token, Integral) and isinstance(amount, Real) and token >= 0
-        if not good or math.isnan(amount) or amount == math.inf:
-            raise IkpyError(f"logit_bias: {token!r} -> {amount!r}; a token id and a number (or -inf) are accepted")
-        out[int(token)] = float(amount)
+        if not good or isinstance(token, bool) or isinstance(amount, bool) or not -math.inf <= amount <= MOST_BIAS:
+            raise IkpyError(
+                f"logit_bias: {shown(token)} -> {shown(amount)}; a token id and a number up to {MOST_BIAS:g} (or -inf) "
+                "are accepted"
+            )
+        out[int(token)] = -math.inf if amount < -MOST_BIAS else float(amount)
     return out
 
 

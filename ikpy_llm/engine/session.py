@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ikpy_llm.arguments import switch, token_ids, whole
 from ikpy_llm.engine import claims, fusion, kv_cache, memory, nextn, ops, planner, requant, rope
 from ikpy_llm.engine.gguf import GGUFFile
 from ikpy_llm.engine.graph import CELLS, OUTPUTS, SLOTS, TOKENS, Graph, Value
@@ -93,6 +94,9 @@ class Session:
         self._ids = np.zeros(max(n_rows, 1), np.int32)
         self._lock = threading.Lock()
         self._open(graph, need, progress)
+
+    def __repr__(self) -> str:
+        return f"<Session {self.file.path}: {self.params.architecture}, position {self.position} of {self.n_ctx}>"
 
     # ---- loading
     def _context(self) -> int:
@@ -275,7 +279,8 @@ class Session:
         IkpyError for no tokens, ids out of range, a full context, and non-finite values in the computation; the
         position is then unchanged (0 where a sliding window has moved on).
         """
-        return self._eval(tokens, lambda ids: self._eval_all(ids, "all") if all_logits else self._eval_last(ids))
+        every = switch("all_logits", all_logits)
+        return self._eval(tokens, lambda ids: self._eval_all(ids, "all") if every else self._eval_last(ids))
 
     def hidden(self, tokens) -> np.ndarray:
         """Append tokens; float32 (n, n_embd): for each what the output matrix would turn into logits."""
@@ -293,12 +298,9 @@ class Session:
                 raise
 
     def _checked(self, tokens) -> np.ndarray:
-        tokens = np.asarray(tokens)
-        if tokens.ndim != 1 or not len(tokens) or tokens.dtype.kind not in "iu":
-            raise IkpyError(f"tokens must be one or more integers, not an array {tokens.shape} of {tokens.dtype}")
-        low, high = (tokens.min(), tokens.max()) if len(tokens) > 1 else (tokens[0], tokens[0])
-        if low < 0 or high >= self.n_vocab:
-            raise IkpyError(f"token id {int(low if low < 0 else high)}: the vocabulary has ids 0 to {self.n_vocab - 1}")
+        tokens = token_ids("tokens", tokens, self.n_vocab)
+        if not tokens:
+            raise IkpyError("there are no tokens; one token id or more are accepted")
         if not self.position and len(tokens) > self.n_ctx:
             raise IkpyError(
                 f"a text of {len(tokens)} tokens does not fit into the context of {self.n_ctx} positions; choose a "
@@ -309,7 +311,7 @@ class Session:
                 f"the context of {self.n_ctx} positions is full: {self.position} are used, {len(tokens)} more are "
                 f"wanted; choose a larger one (-c)"
             )
-        return tokens.astype(np.int32)
+        return np.array(tokens, np.int32)
 
     def _eval_last(self, tokens: np.ndarray) -> np.ndarray:
         if len(tokens) == 1:
@@ -365,6 +367,7 @@ class Session:
 
         IkpyError where layers with a sliding window no longer hold what came before it; 0 is always possible.
         """
+        position = whole("position", position)
         if not 0 <= position <= self.position:
             raise IkpyError(f"cannot go back to position {position}: {self.position} are in use")
         if position and not self._kept(position):

@@ -1,17 +1,32 @@
 """Stop strings in a stream of text: found across the borders of tokens, and no part of one ever gets out."""
 
-from collections.abc import Iterable
+from collections.abc import Set
 
-from ikpy_llm.errors import IkpyError
+from ikpy_llm.arguments import plain, texts, token_ids
 
 
 def checked_stops(stops) -> tuple[str, ...]:
     """One stop string or several (None: none) as a tuple without empty ones; IkpyError for anything but texts."""
+    stops = plain(stops)
     several = (stops,) if isinstance(stops, str) else () if stops is None else stops
-    found = tuple(several) if isinstance(several, Iterable) else (several,)
-    if not all(isinstance(text, str) for text in found):
-        raise IkpyError(f"stop is {stops!r}; a text or several are accepted")
-    return tuple(text for text in found if text)
+    return tuple(text for text in texts("stop", several, "a text or several") if text)
+
+
+def checked_ends(ends, default) -> frozenset[int]:
+    """Ids that end a text; `default` for None."""
+    return frozenset(default if ends is None else token_ids("ends", list(ends) if isinstance(ends, Set) else ends))
+
+
+def ends_of(vocab, stops) -> tuple[frozenset[int], list[str]]:
+    """Ids that end a text: the vocabulary's, and stop strings that are such a token; the others of the strings."""
+    found, texts = set(vocab.eog), []
+    for stop in checked_stops(stops):
+        ids = vocab.encode(stop, add_special=False, parse_special=True)
+        if len(ids) == 1 and not vocab.token_bytes(ids[0]):
+            found.add(ids[0])
+        else:
+            texts.append(stop)
+    return frozenset(found), texts
 
 
 class StopMatcher:

@@ -86,6 +86,9 @@ class Vocab:
             self.types[i] = CONTROL  # some converters forget
         self.eog |= {i for i in (self.eos, self.eot, self._id("eom_token_id", None)) if i is not None}
 
+    def __repr__(self) -> str:
+        return f"<Vocab {self.kind}: {self.n_tokens} tokens, bos {self.bos}, eos {self.eos}>"
+
     # --- checked metadata ------------------------------------------------------------------------------------------
 
     def _bad(self, name: str, accepted: str) -> ModelFileError:

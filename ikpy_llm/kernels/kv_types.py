@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ikpy_llm.errors import IkpyError
+from ikpy_llm.errors import IkpyError, shown
 
 from .quants.shared import IQ4_LEVELS
 
@@ -79,4 +79,4 @@ def kv_type(name: str) -> KVType:
     for known in KV_TYPES.values():
         if known.name.lower() == str(name).lower():
             return known
-    raise IkpyError(f"KV cache type {name}: accepted are {', '.join(KV_TYPES)}")
+    raise IkpyError(f"KV cache type {shown(name)[1:-1]}: accepted are {', '.join(KV_TYPES)}")

@@ -6,6 +6,9 @@ import ctypes
 
 import numpy as np
 
+from ikpy_llm.arguments import checks_arguments, items, refuse, whole
+from ikpy_llm.errors import ArgumentError, shown
+
 from .. import jit
 from ..pages import Memory
 from ..quants import file_types, get, table, weave
@@ -18,22 +21,51 @@ def _checked(data, type_name: str, shape: tuple[int, int]) -> tuple[np.ndarray, 
         base = weave.base_of(name)
         get(base)
     except KeyError:
-        raise ValueError(f"tensor type {type_name!r}: there are {', '.join(file_types())}") from None
-    rows, k = (int(v) for v in shape)
-    layout.check_matrix(base, rows, k)
-    if name != base:
-        weave.check(name, rows, k)
-    raw = (
-        np.ascontiguousarray(
-            np.frombuffer(data, np.uint8) if isinstance(data, (bytes, bytearray, memoryview)) else data
-        )
-        .view(np.uint8)
-        .reshape(-1)
-    )
-    want = table.tensor_bytes(name, (rows, k))
+        raise ArgumentError(f"tensor type {shown(type_name)}: there are {', '.join(file_types())}") from None
+    sizes = items("shape", shape, "a pair (rows, columns)")
+    if len(sizes) != 2:
+        refuse("shape", shape, "a pair (rows, columns)")
+    rows, k = whole("rows of the shape", sizes[0]), whole("columns of the shape", sizes[1])
+    try:
+        layout.check_matrix(base, rows, k)
+        if name != base:
+            weave.check(name, rows, k)
+        want = table.tensor_bytes(name, (rows, k))
+    except ValueError as error:
+        raise ArgumentError(str(error)) from None
+    raw = _bytes(data)
     if raw.size != want:
-        raise ValueError(f"{name}: {rows} x {k} takes {want} bytes, data has {raw.size}")
+        raise ArgumentError(f"{name}: {rows} x {k} takes {want} bytes, data has {raw.size}")
     return (raw if name == base else unweave(raw, name, rows, k)), base, rows, k
+
+
+def _bytes(data) -> np.ndarray:
+    """uint8 (n,): the bytes of an array or a buffer in the order of its elements."""
+    try:
+        found = np.asarray(data if hasattr(data, "__array__") else memoryview(data))
+    except Exception:  # no buffer, a closed one, or an object whose own conversion fails
+        refuse("data", data, "bytes or an array")
+    if found.dtype.hasobject:
+        refuse("data", data, "bytes or an array of numbers")
+    return np.ascontiguousarray(found).view(np.uint8).reshape(-1)
+
+
+def _rows(x, k: int) -> np.ndarray:
+    """float32 (n, k), contiguous: the numbers of an array, or of lists of lists."""
+    try:
+        found = np.asarray(x)
+        kind = "" if type(x).__module__.startswith("numpy.ma") else found.dtype.kind  # a mask would be lost
+    except Exception:  # rows of different lengths, or an object whose own conversion fails
+        kind = ""
+    if kind not in tuple("biuf"):  # complex numbers would lose a part, texts are no numbers
+        refuse("x", x, f"an array (n, {k}) of real numbers")
+    if found.ndim != 2 or found.shape[1] != k:
+        raise ArgumentError(f"x has shape {found.shape}, the matrix takes (n, {k})")
+    with np.errstate(over="ignore"):  # too large for float32: refused below
+        found = np.ascontiguousarray(found, np.float32)
+    if not np.isfinite(found).all():
+        raise ArgumentError("x holds values that are not finite")
+    return found
 
 
 def unweave(raw: np.ndarray, name: str, rows: int, k: int, out: np.ndarray | None = None, threads: int = 1):
@@ -57,13 +89,14 @@ def unweave(raw: np.ndarray, name: str, rows: int, k: int, out: np.ndarray | Non
     return out
 
 
+@checks_arguments
 def dequantize(data, type_name: str, shape: tuple[int, int]) -> np.ndarray:
     """Values of a quantized matrix.
 
     data: bytes or array holding `rows` rows in the layout of GGUF files; shape: (rows, columns). Returns float32
     (rows, columns).
-    Raises ValueError for an unknown type, a column count that is no multiple of the type's block, or a wrong
-    number of bytes.
+    ArgumentError (an IkpyError and a ValueError) for an unknown type, a column count that is no multiple of the type's
+    block, or a wrong number of bytes.
     """
     raw, name, rows, k = _checked(data, type_name, shape)
     out = np.empty((rows, k), np.float32)
@@ -71,20 +104,16 @@ def dequantize(data, type_name: str, shape: tuple[int, int]) -> np.ndarray:
     return out
 
 
+@checks_arguments
 def matmul(data, type_name: str, shape: tuple[int, int], x) -> np.ndarray:
     """x @ W.T with W quantized: float32 (n, columns) -> float32 (n, rows).
 
     data, type_name, shape: as for dequantize. x is quantized to 8 bits (one scale per 32 columns), except for F32,
     F16 and BF16.
-    Raises ValueError as dequantize does, and for an x of another shape or with values that are not finite.
+    ArgumentError as dequantize, and for an x of another shape, of no real numbers, or with values that are not finite.
     """
     raw, name, rows, k = _checked(data, type_name, shape)
-    with np.errstate(over="ignore"):  # too large for float32: refused below
-        x = np.ascontiguousarray(x, np.float32)
-    if x.ndim != 2 or x.shape[1] != k:
-        raise ValueError(f"x has shape {x.shape}, the matrix takes (n, {k})")
-    if not np.isfinite(x).all():
-        raise ValueError("x holds values that are not finite")
+    x = _rows(x, k)
     n = len(x)
     y = np.zeros((n, rows), np.float32)
     if n == 0:
@@ -122,10 +151,11 @@ def matmul(data, type_name: str, shape: tuple[int, int], x) -> np.ndarray:
     return y
 
 
+@checks_arguments
 def quant_types() -> list[dict]:
     """One row per type a tensor may have: name, id (ggml's number), block (columns), bytes (per block), bpw (bits
     per weight in the file), panel_bpw (woven); both without the scale of a row, where the type has one."""
-    rows = []
+    rows = _Table()
     for name in file_types():
         info, base = table.by_name(name), weave.base_of(name)
         by_row = 4 if get(base).row else 0  # bytes
@@ -141,3 +171,13 @@ def quant_types() -> list[dict]:
             }
         )
     return rows
+
+
+class _Table(list):
+    """Rows as a list of dict; its repr is a table."""
+
+    def __repr__(self) -> str:
+        lines = [[f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()] for row in self]
+        lines = [list(self[0]), *lines] if self else []
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
