@@ -43,8 +43,7 @@ def as_text(schema) -> str:
         schema = dict(schema) if isinstance(schema, Mapping) else schema
     if not isinstance(schema, dict | bool):
         raise IkpyError(
-            f"json_schema is {shown(repr(schema))[1:-1]}; a text, a dictionary or a class with model_json_schema is "
-            "accepted"
+            f"json_schema is {shown(schema)}; a text, a dictionary or a class with model_json_schema is accepted"
         )
     try:
         return json.dumps(schema)
