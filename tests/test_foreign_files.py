@@ -1,5 +1,7 @@
 """Files of other people: what they have besides a model's own keys and tensors, and what of it is refused."""
 
+import threading
+
 import numpy as np
 import pytest
 import tiny_deepseek2
@@ -8,11 +10,13 @@ import tiny_llama
 import tiny_model
 import tiny_moe
 from gguf_writer import U, string, write
+from reference_llama import ReferenceLlama
 from sessions import session
 
 from ikpy_llm import models
 from ikpy_llm.engine import known_keys
 from ikpy_llm.errors import ModelFileError
+from ikpy_llm.kernels.attention_layout import MAX_DIM
 
 TOKENS = np.random.default_rng(5).integers(0, tiny_llama.N_VOCAB, 40).tolist()
 WRITERS = {"llama": tiny_llama, "qwen3moe": tiny_moe, "deepseek2": tiny_deepseek2, "gemma3": tiny_gemma3}
@@ -167,6 +171,20 @@ def test_text_that_matters_has_to_be_utf8(folder):
         session(write(folder / "text.gguf", m | {"llama.rope.scaling.type": b"yarn\xff"}, tensors))
 
 
+@pytest.mark.parametrize("flash_attn", [True, False])
+def test_the_widest_heads_fit_the_stack_of_a_thread(folder, flash_attn):
+    path = tiny_llama.write(folder / "wide.gguf", n_head=2, n_head_kv=1, head_dim=MAX_DIM, n_layer=1)
+    expected, got = ReferenceLlama(path, np.float16).logits(TOKENS), []
+    before = threading.stack_size(2 << 20)  # bytes, as where the system sets no limit
+    try:
+        thread = threading.Thread(target=lambda: got.append(logits(path, flash_attn=flash_attn)))
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    assert abs(got[0] - expected).max() < 1.5e-3 * expected.std()
+
+
 def test_on_the_command_line(ikpy, tmp_path):
     words = "-p", "the end", "-n", "4", "--temp", "0", "-t", "1"
     plain = ikpy("run", "-m", tiny_model.write(tmp_path / "plain.gguf"), *words)
@@ -183,3 +201,8 @@ def test_on_the_command_line(ikpy, tmp_path):
     )
     assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1
     assert "attention.temperature_scale" in done.stderr
+    wide = tiny_model.write(tmp_path / "wide.gguf", {"llama.attention.key_length": 1 << 15})
+    for command in ("run", "bench"):
+        done = ikpy(command, "-m", wide, "-p", "4")
+        assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1, done.stderr
+        assert "llama.attention.key_length' is 32768; accepted: 1 to 4096" in done.stderr

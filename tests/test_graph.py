@@ -5,6 +5,7 @@ import math
 import gguf_writer
 import numpy as np
 import pytest
+import tiny_deepseek2
 import tiny_llama
 
 from ikpy_llm import models
@@ -95,6 +96,7 @@ REFUSED = {
     "attention.temperature_scale": (0.1, "accepted: 0.0"),
     "hidden_activation": ("gelu_new", "accepted: silu or swish"),
     "feed_forward_length": (1 << 40, "accepted: 1 to"),
+    "attention.key_length_mla": (32, "accepted: 0"),
 }
 
 
@@ -105,6 +107,27 @@ def test_metadata_that_would_be_run_wrongly_is_refused(key):
         trace(META | {"llama." + key: value}, SHAPES)
     assert str(error.value).startswith("x.gguf: ") and key in str(error.value)
     assert "\n" not in str(error.value)
+
+
+BEYOND = {  # architecture: key, what it is without it
+    ("llama", "attention.key_length"): 1 << 15,
+    ("llama", "attention.value_length"): 4097,
+    ("deepseek2", "attention.key_length_mla"): 1 << 15,
+    ("deepseek2", "attention.value_length_mla"): 1 << 16,
+}
+
+
+@pytest.mark.parametrize(("architecture", "key"), BEYOND)
+def test_sizes_that_reach_the_stack_of_a_kernel_are_bounded(architecture, key):
+    meta = META if architecture == "llama" else tiny_deepseek2.meta(layout="k_b")
+    with pytest.raises(ModelFileError, match=f"{key}' is {BEYOND[architecture, key]}; accepted: 1 to 4096"):
+        trace(meta | {f"{architecture}.{key}": BEYOND[architecture, key]}, SHAPES)
+
+
+def test_a_head_that_is_too_wide_without_a_key_for_it():
+    meta = tiny_llama.meta(n_embd=1 << 15, n_head=1, n_head_kv=1, head_dim=None)
+    with pytest.raises(ModelFileError, match=r"key_length' is missing, which means 32768; accepted: 1 to 4096"):
+        trace(meta, {"token_embd.weight": (70, 1 << 15), "blk.0.attn_norm.weight": (1 << 15,)})
 
 
 def test_metadata_that_changes_nothing_is_accepted():

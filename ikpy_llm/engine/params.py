@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ikpy_llm.engine import known_keys
 from ikpy_llm.errors import ModelFileError, shown
+from ikpy_llm.kernels.attention_layout import MAX_DIM
 from ikpy_llm.kernels.moe_layout import MAX_EXPERTS
 
 REQUIRED = object()
@@ -37,8 +38,8 @@ KEYS = {
     "n_ff": Key("feed_forward_length", int, 1, _WIDTH),
     "n_head": Key("attention.head_count", int, 1, 65536),
     "n_head_kv": Key("attention.head_count_kv", int, 1, 65536, lambda p: p.n_head),
-    "head_dim": Key("attention.key_length", int, 1, 65536, lambda p: p.divided("n_embd", "n_head")),
-    "v_dim": Key("attention.value_length", int, 1, 65536, lambda p: p.head_dim),
+    "head_dim": Key("attention.key_length", int, 1, MAX_DIM, lambda p: p.divided("n_embd", "n_head")),
+    "v_dim": Key("attention.value_length", int, 1, MAX_DIM, lambda p: p.head_dim),
     "eps": Key("attention.layer_norm_rms_epsilon", float, 1e-30, 1.0),
     "n_rot": Key("rope.dimension_count", int, 0, 65536, lambda p: p.head_dim),
     "rope_base": Key("rope.freq_base", float, 1.001, 1e15, 10000.0),
@@ -67,8 +68,8 @@ KEYS = {
     "n_nextn": Key("nextn_predict_layers", int, 0, 4096, 0),
     "kv_rank": Key("attention.kv_lora_rank", int, 1, _WIDTH),
     "q_rank": Key("attention.q_lora_rank", int, 0, _WIDTH, 0),  # 0 = q comes from one matrix
-    "k_dim_mla": Key("attention.key_length_mla", int, 1, 65536, lambda p: p.head_dim),
-    "v_dim_mla": Key("attention.value_length_mla", int, 1, 65536, lambda p: p.v_dim),
+    "k_dim_mla": Key("attention.key_length_mla", int, 1, MAX_DIM, lambda p: p.head_dim),
+    "v_dim_mla": Key("attention.value_length_mla", int, 1, MAX_DIM, lambda p: p.v_dim),
     "yarn_log_mul": Key("rope.scaling.yarn_log_multiplier", float, 0, 10, 0.0),
     "act": Key("hidden_activation", str, 0, 0, ""),
     "attention_cap": Key("attn_logit_softcapping", float, 0, 1e6, 0.0),  # 0 = none
@@ -103,7 +104,11 @@ class Params:
         if key.key not in self._values:
             if key.default is REQUIRED:
                 raise ModelFileError(f"{self.file}: metadata key '{self.full(key.key)}' is missing")
-            return key.default(self) if isinstance(key.default, Callable) else key.default
+            value = key.default(self) if isinstance(key.default, Callable) else key.default
+            if key.type is int and not key.low <= value <= key.high:
+                meant = f"is missing, which means {value}; accepted: {key.low} to {key.high}"
+                raise ModelFileError(f"{self.file}: metadata key {shown(self.full(key.key))} {meant}")
+            return value
         value = _scalar(self._values[key.key])
         if key.type is str:
             if isinstance(value, str):

@@ -15,6 +15,7 @@ CHUNK = 256
 ROWS = 6  # rows (tokens x heads of a KV head) of a full tile; 2 or 4 vectors of sums for each fit the registers
 FEW = 4  # rows of the narrow tile, unless a kernel is asked for another number
 SPLIT_TOKENS = 4  # steps of at most so many tokens give threads chunks of the sequence, longer ones rows
+MAX_DIM = 4096  # elements of a head: the kernels keep up to 350 bytes of the stack for each, of often 2 MB for a thread
 CACHE_LINE = 64
 DEALT, LEFT, DONE = 0, 16, 32  # counters of attend
 HEADER = 16  # floats before the v_dim sums of a partial result: maximum, sum of weights, unused
