@@ -18,6 +18,7 @@ from ikpy_llm.engine.chat import begun, checked, checked_tools, checked_variable
 from ikpy_llm.engine.conversation import Cache, Conversation, End, checked_n_predict, stream
 from ikpy_llm.engine.gguf import open_gguf
 from ikpy_llm.engine.options import Options
+from ikpy_llm.engine.sampling_options import SamplerOptions, file_defaults
 from ikpy_llm.engine.session import Session
 from ikpy_llm.engine.stops import checked_ends, checked_stops, ends_of
 from ikpy_llm.engine.timing import Timings as Timings
@@ -31,13 +32,7 @@ Progress = Callable[[int, int, str], None]
 Ids = Sequence[int] | np.ndarray  # token ids
 
 
-def _sampler_names() -> list[str]:
-    from ikpy_llm.engine.sampling_options import SamplerOptions
-
-    return list(SamplerOptions.__dataclass_fields__)
-
-
-@checks_methods({"sampling": _sampler_names})
+@checks_methods({"sampling": SamplerOptions})
 class Model:
     """One model in memory with one sequence. Made by `Model.load`; close it, or use it as a context manager.
 
@@ -244,8 +239,7 @@ class Model:
         grammar: GBNF. json_schema: text, dict or pydantic class. Both need the extra `grammar` and exclude each other.
         IkpyError for an unknown name, a value out of range, rules that cannot be read, and without the extra.
         """
-        from ikpy_llm.engine.sampling import Sampler, SamplerOptions
-        from ikpy_llm.engine.sampling_options import file_defaults
+        from ikpy_llm.engine.sampling import Sampler
 
         recommended = {k: v for k, v in file_defaults(self.meta).items() if k not in sampling}
         if recommended and not self._told:

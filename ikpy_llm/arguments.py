@@ -11,7 +11,8 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Set
-from inspect import CO_VARARGS, CO_VARKEYWORDS, signature
+from dataclasses import fields
+from inspect import CO_VARARGS, CO_VARKEYWORDS, Parameter, signature
 from numbers import Integral, Real
 from types import FunctionType, MappingProxyType
 from typing import NoReturn, ParamSpec, TypeVar
@@ -164,13 +165,13 @@ def as_json(name: str, value, other: Callable = plain) -> str:
 
     def default(item):
         if (found := other(item)) is item:
-            raise TypeError(f"{shown(item)} is none of it")
+            raise TypeError(f"{shown(item)} cannot be written")
         return found
 
     try:
         return json.dumps(value, default=default)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ArgumentError(f"{name} cannot be written as JSON: {' '.join(str(error).split())}") from None
+        raise ArgumentError(f"{name} is no JSON: {' '.join(str(error).split())}") from None
 
 
 def _within(value, low, high) -> bool:
@@ -204,35 +205,36 @@ def of_kind(annotation) -> Callable[[str, object], object] | None:
     return lambda name, value: None if value is None else check(name, value)
 
 
-def checks_methods(more: Mapping[str, Callable[[], Iterable[str]]] = MappingProxyType({})) -> Callable[[T], T]:
-    """Class decorator: `checks_arguments` for every public method. more: name of a `**` parameter -> what it takes."""
+def checks_methods(options: Mapping[str, type] = MappingProxyType({})) -> Callable[[T], T]:
+    """Class decorator: `checks_arguments` for every public method. options: name of a `**` parameter -> a dataclass."""
 
     def decorate(cls: T) -> T:
         for name, member in list(vars(cls).items()):
             call = getattr(member, "__func__", member)  # of a classmethod
             if isinstance(call, FunctionType) and not name.startswith("_"):
-                checked = checks_arguments(call, more.get(_rest_of(call)))
+                checked = checks_arguments(call, options.get(_rest_of(call)))
                 setattr(cls, name, checked if call is member else type(member)(checked))
         return cls
 
     return decorate
 
 
-def checks_arguments(call: Callable[P, R], more: Callable[[], Iterable[str]] | None = None) -> Callable[P, R]:
+def checks_arguments(call: Callable[P, R], options: type | None = None) -> Callable[P, R]:
     """Decorator: arguments whose annotation is one of KINDS are checked and made plain; a name that the call does not
-    have is an ArgumentError that says which was meant. more(): the names that its `**` takes (None: any).
+    have is an ArgumentError that says which was meant.
+
+    options: a dataclass whose fields are what the call's `**` takes, which checks them itself; they become part of the
+    signature, so that notebooks complete them. None: a `**` takes any name.
     """
     kinds = {name: of_kind(kind) for name, kind in call.__annotations__.items() if name != "return"}
     checks = {name: check for name, check in kinds.items() if check}
 
     @functools.wraps(call)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        form = _signature(call)
-        names = [name for name in form.parameters if name != _rest_of(call)]
-        if more is not None or len(names) == len(form.parameters):
-            names += more() if more else ()
-            for name in kwargs.keys() - names:
-                raise unknown(name, names, call.__qualname__)
+        form = _signature(checked)
+        if options is not None or _rest_of(call) is None:
+            for name in kwargs.keys() - form.parameters.keys():
+                raise unknown(name, form.parameters, call.__qualname__)
         try:
             bound = form.bind(*args, **kwargs)
         except TypeError as error:
@@ -242,7 +244,17 @@ def checks_arguments(call: Callable[P, R], more: Callable[[], Iterable[str]] | N
                 bound.arguments[name] = checks[name](name, value)
         return call(*bound.args, **bound.kwargs)
 
+    if options is not None:
+        form = signature(call)
+        own = [p for p in form.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        more = [
+            Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type) for f in fields(options)
+        ]
+        checked.__signature__ = form.replace(parameters=own + more)
     return checked
+
+
+_signature = functools.cache(signature)
 
 
 def _rest_of(call: FunctionType) -> str | None:
@@ -250,9 +262,6 @@ def _rest_of(call: FunctionType) -> str | None:
     code = call.__code__
     at = code.co_argcount + code.co_kwonlyargcount + bool(code.co_flags & CO_VARARGS)
     return code.co_varnames[at] if code.co_flags & CO_VARKEYWORDS else None
-
-
-_signature = functools.cache(signature)
 
 
 def unknown(name: str, names: Iterable[str], where: str) -> ArgumentError:

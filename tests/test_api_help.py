@@ -10,8 +10,8 @@ import tiny_chat
 from tiny_chat import CHAT, TEMPLATE
 
 import ikpy_llm
-from ikpy_llm import ArgumentError, IkpyError, Model, arguments
-from ikpy_llm.engine import sampling_arguments
+from ikpy_llm import ArgumentError, IkpyError, Model, ModelFileError, arguments
+from ikpy_llm.engine import hub, sampling_arguments
 from ikpy_llm.engine.sampling_options import SamplerOptions
 
 
@@ -163,4 +163,59 @@ def test_typed_options_are_those_of_samplers():
     hints = get_type_hints(sampling_arguments.SamplerArguments)
     assert list(hints) == list(names) and not sampling_arguments.SamplerArguments.__required_keys__
     for call in (Model.generate, Model.chat, Model.sampler):
-        assert inspect.signature(call).parameters["sampling"].annotation == "Unpack[SamplerArguments]"
+        assert call.__annotations__["sampling"] == "Unpack[SamplerArguments]"
+        assert names.keys() <= inspect.signature(call).parameters.keys()  # what notebooks complete
+
+
+# --- models of the hub ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub_calls(path, monkeypatch):
+    """What is asked of a hub that has one model, the tiny one."""
+    asked = []
+    monkeypatch.setattr(hub, "resolve", lambda name: asked.append(name) or path)
+    return asked
+
+
+@pytest.mark.parametrize("name", ["user/repo", "user/repo-GGUF:Q4_K_M", "u-s_er/re.po:IQ2_XS", "user/x.gguf:Q8_0"])
+def test_a_text_that_is_no_file_names_a_model_of_the_hub(name, hub_calls, path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Model.load(name, n_ctx=256, threads=1) as model:
+        assert hub_calls == [name] and model.path == path
+
+
+def test_a_file_of_that_name_wins(hub_calls, path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "user").mkdir()
+    (tmp_path / "user" / "repo").write_bytes(path.read_bytes())
+    for name in ("user/repo", b"user/repo", Path("user/repo")):
+        Model.load(name, n_ctx=256, threads=1).close()
+    assert not hub_calls
+
+
+@pytest.mark.parametrize(
+    "name", ["x.gguf", "user/x.gguf", "./user/repo", "/user/repo", "a/b/c", "user", Path("user/repo")]
+)
+def test_other_names_are_files(name, hub_calls, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelFileError, match="No such file"):
+        Model.load(name)
+    assert not hub_calls
+
+
+def test_neither_a_file_nor_a_model_of_the_hub(tmp_path, monkeypatch):
+    def nothing(name):
+        raise IkpyError("the hub has no repository user/repo")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "resolve", nothing)
+    with pytest.raises(
+        IkpyError, match=r"user/repo is no file here; as a model of the Hugging Face hub: the hub has no"
+    ):
+        Model.load("user/repo")
+
+
+def test_the_command_line_takes_files(ikpy, tmp_path):
+    done = ikpy("run", "-m", "user/repo", "-p", "x", cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parents[1])})
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == "error: user/repo: No such file or directory"

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 
+from ikpy_llm.arguments import as_json
 from ikpy_llm.errors import IkpyError, shown
 
 WHITESPACE = r" |\n{1,2}[ \t]{0,20}"  # between the parts of JSON, as llama.cpp has it; with more, weak models never end
@@ -45,10 +46,7 @@ def as_text(schema) -> str:
         raise IkpyError(
             f"json_schema is {shown(schema)}; a text, a dictionary or a class with model_json_schema is accepted"
         )
-    try:
-        return json.dumps(schema)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise IkpyError(f"json_schema is no JSON: {error}") from None
+    return as_json("json_schema", schema)
 
 
 def read(text: str) -> tuple[dict, list[str]]:
