@@ -255,7 +255,8 @@ class Model:
             from ikpy_llm.engine.grammar import rules_of
 
             rules = rules_of(self.vocab, grammar, json_schema, n_vocab)
-        return Sampler(options, n_vocab, self.vocab, banned=self.vocab.eog if ignore_eos else (), grammar=rules)
+        banned = self.vocab.suppressed | (self.vocab.eog if ignore_eos else set())
+        return Sampler(options, n_vocab, self.vocab, banned=banned, grammar=rules)
 
     def generate(
         self,

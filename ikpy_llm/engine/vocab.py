@@ -9,18 +9,21 @@ from ikpy_llm.engine import special_ids
 from ikpy_llm.engine.gguf_header import StringArray
 from ikpy_llm.engine.vocab_bpe import BpeEncoder, bpe_bytes
 from ikpy_llm.engine.vocab_pre import pre_type
+from ikpy_llm.engine.vocab_special import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    OLD_NAMES,
+    ROLES,
+    UNKNOWN,
+    USER_DEFINED,
+    spaces_taken,
+    special_roles,
+)
 from ikpy_llm.engine.vocab_spm import SpmEncoder, spm_bytes
 from ikpy_llm.engine.vocab_ugm import UgmEncoder
 from ikpy_llm.engine.vocab_wpm import WpmEncoder, cleaned
 from ikpy_llm.errors import IkpyError, ModelFileError, shown
-
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # tokenizer.ggml.token_type
-
-# Texts that end a turn or a text whatever the file says about them; the first group also serves as end of turn.
-_EOT_TEXTS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<EOT>", "_<EOT>")
-_EOT_TEXTS += ("<\uff5cend\u2581of\u2581sentence\uff5c>",)
-_EOG_TEXTS = (*_EOT_TEXTS, "<|eom_id|>", "<|end_of_text|>", "<|return|>", "<|call|>", "<|calls|>", "</s>")
-_EOG_TEXTS += ("<|fim_pad|>", "<|repo_name|>", "<|file_sep|>")
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class Vocab:
     """Tokens of one model.
 
     `n_tokens`; `bos`, `eos`, `eot` ids or None; `add_bos`, `add_eos`: does encode(add_special=True) put them around the
-    text (bert: [CLS] and [SEP]); `eog`: ids that end a generation; `pieces`: texts as in the file; `kind`:
-    tokenizer.ggml.model.
+    text (bert: [CLS] and [SEP]); `eog`: ids that end a generation; `suppressed`: ids that the file forbids to generate;
+    `pieces`: texts as in the file; `kind`: tokenizer.ggml.model.
     """
 
     def __init__(self, meta: dict, path):
@@ -69,8 +72,9 @@ class Vocab:
         self._pre = None
         if self.kind in ("gpt2", "gemma4"):
             name = self._get("pre", str, None)
-            self._pre = pre_type("gemma4" if self.kind == "gemma4" and name is None else name, path)
-        self.add_bos = bert or self._get("add_bos_token", bool, self._pre.add_bos if self._pre else default.add_bos)
+            self._pre = pre_type("gemma4" if self.kind == "gemma4" else name, path)
+        add_bos = self._get("add_bos_token", bool, self._pre.add_bos if self._pre else default.add_bos)
+        self.add_bos = add_bos or bert or (self._pre is not None and self._pre.needs_bos)
         self.add_eos = bert or self._get("add_eos_token", bool, default.add_eos)
         self._space_prefix = self.kind in ("llama", "t5") and self._get("add_space_prefix", bool, default.space_prefix)
         self.bos = self._id("bos_token_id", default.bos)
@@ -78,13 +82,14 @@ class Vocab:
         if bert:
             self.bos, self.eos = self._id("cls_token_id", self.bos), self._id("seperator_token_id", _SEP)
         self.unknown = self._id("unknown_token_id", default.unknown)
-        self.eot = self._id("eot_token_id", None)
-        if self.eot is None:
-            self.eot = next((self._ids[text.encode()] for text in _EOT_TEXTS if text.encode() in self._ids), None)
-        self.eog = {self._ids[text.encode()] for text in _EOG_TEXTS if text.encode() in self._ids}
-        for i in self.eog:
-            self.types[i] = CONTROL  # some converters forget
-        self.eog |= {i for i in (self.eos, self.eot, self._id("eom_token_id", None)) if i is not None}
+        old = {role: self._id(f"{OLD_NAMES.get(role, role)}_token_id", None) for role in ROLES}
+        named = {role: self._id(f"{role}_token_id", old[role]) for role in ROLES}
+        roles, self.eog = special_roles(self._ids, self.types, {"eos": self.eos, **named})
+        self.eot = roles.get("eot")
+        forbidden = self._get("suppress_tokens", list, [])
+        if isinstance(forbidden, StringArray) or not all(type(i) is int for i in forbidden):
+            raise self._bad("suppress_tokens", "a list of token ids")
+        self.suppressed = {i for i in forbidden if 0 <= i < self.n_tokens}
 
     def __repr__(self) -> str:
         return f"<Vocab {self.kind}: {self.n_tokens} tokens, bos {self.bos}, eos {self.eos}>"
@@ -173,23 +178,27 @@ class Vocab:
         return bytes(v & 255 for v in values)
 
     @cached_property
-    def _special(self) -> list[tuple[str, int, bool, bool]]:
-        """(text, id, only when special tokens are parsed, takes the spaces after it), longest text first."""
+    def _special(self) -> dict[str, list[tuple[int, str, int, bool, bool, bool]]]:
+        """(order, text, id, only when special tokens are parsed, takes spaces before it, after it) by text[:4].
+
+        The order is that of lengths, the longest first.
+        """
         kinds = (UNKNOWN, CONTROL, USER_DEFINED)
         found = [i for i, kind in enumerate(self.types) if kind in kinds and self.pieces.raw[i]]
-        name = str(self._meta.get("general.name", "")).lower() + str(self._meta.get("general.architecture", "")).lower()
-        phi3 = "phi-3" in name or "phi3" in name  # its special tokens swallow spaces, these three do not
-        texts = [(self.pieces.raw[i].decode("utf-8", "replace"), i) for i in found]
-        rows = [
-            (text, i, self.types[i] != USER_DEFINED, phi3 and text not in ("<unk>", "<s>", "<|endoftext|>"))
-            for text, i in texts
-        ]
-        return sorted(rows, key=lambda row: -len(row[0].encode()))
+        before, after = spaces_taken(self._meta, self.kind)
+        rows = {}
+        for order, i in enumerate(sorted(found, key=lambda i: -len(self.pieces.raw[i]))):
+            text = self.pieces.raw[i].decode("utf-8", "replace")
+            takes = after and text not in ("<unk>", "<s>", "<|endoftext|>")
+            rows.setdefault(text[:4], []).append((order, text, i, self.types[i] != USER_DEFINED, text == before, takes))
+        return rows
 
     def _parts(self, text: str, parse_special: bool) -> list[str | int]:
         """`text` cut at its special tokens: pieces of text, and ids. A longer token wins wherever it stands."""
         parts = [text] if text else []
-        for token, i, is_control, right_strip in self._special:
+        # a vocabulary may have thousands: what begins with four letters that the text lacks is not looked for
+        rows = sorted(row for beginning, rows in self._special.items() if beginning in text for row in rows)
+        for _, token, i, is_control, left_strip, right_strip in rows:
             if (is_control and not parse_special) or token not in text:
                 continue
             cut = []
@@ -199,6 +208,8 @@ class Vocab:
                     if k:
                         cut.append(i)
                         piece = piece.lstrip(_WHITESPACE) if right_strip else piece
+                    if left_strip and k < len(pieces) - 1:
+                        piece = piece.rstrip(_WHITESPACE)
                     if piece != "":
                         cut.append(piece)
             parts = cut

@@ -1,10 +1,10 @@
-"""gpt2-type vocabularies: BPE over the words that vocab_pre.py cuts, on bytes or (raw rows) on characters."""
+"""gpt2-type vocabularies: BPE over the words that vocab_words.py cuts, on bytes or (raw rows) on characters."""
 
 from itertools import repeat
 
-from ikpy_llm.engine.vocab_merge import joined, merge
+from ikpy_llm.engine.vocab_merge import SPACE, cutter, joined, merge_letters
 from ikpy_llm.engine.vocab_pre import Pre
-from ikpy_llm.engine.vocab_spm import SPACE
+from ikpy_llm.engine.vocab_words import Words
 from ikpy_llm.errors import ModelFileError, shown
 
 
@@ -32,26 +32,26 @@ class BpeEncoder:
             )
         # of equal merges the first counts
         self._ranks = dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
-        self._ids, self._pre, self._cache = ids, pre, {}
-        from tokenizers import Regex, pre_tokenizers
-
-        self._words = pre_tokenizers.Sequence(
-            [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
-        )
+        self._ids, self._pre, self._cache, self._words = ids, pre, {}, Words(pre.patterns)
+        # the words of raw rows are lines
+        text = b"\0".join(merges).decode("utf-8", "replace") if pre.raw else ""
+        self._cut = cutter(text, f"([^\0]) (?={SPACE})")
 
     def encode(self, text: str) -> list[int]:
-        words = self._words.pre_tokenize_str(text.replace(" ", SPACE) if self._pre.raw else text)
-        return joined((word for word, _ in words), self._cache, self._encode_word)
+        if not self._pre.raw:
+            return joined(self._words.cut(text), self._cache, self._encode_word)
+        lines = self._words.cut(text.replace(" ", SPACE))
+        return joined([word for line in lines for word in self._cut.split(line)], self._cache, self._encode_word)
 
     def _encode_word(self, word: str) -> list[int]:
         raw = self._pre.raw
-        symbols = [letter.encode() for letter in word] if raw else [_SYMBOLS[byte] for byte in word.encode()]
+        letters = word if raw else word.encode().decode("latin-1").translate(_LETTERS)
         if self._pre.whole_words and not (raw and word.strip("\n")):  # of raw words only line ends
-            whole = self._ids.get(b"".join(symbols))
+            whole = self._ids.get(letters.encode())
             if whole is not None:
                 return [whole]
         out = []
-        for symbol in merge(symbols, self._ranks, b" "):
+        for symbol in merge_letters(letters, self._ranks, b" "):
             if symbol in self._ids:
                 out.append(self._ids[symbol])
             else:  # as the reference: a piece that is no token falls apart, and what is no token is dropped

@@ -59,6 +59,7 @@ class Pre:
     patterns: tuple[str, ...]
     whole_words: bool = False  # a word that is a token is taken without merging
     add_bos: bool = False  # where the file does not say
+    needs_bos: bool = False  # whatever the file says: first conversions of Gemma 4 deny it
     raw: bool = False
 
 
@@ -141,7 +142,7 @@ _ROWS = {
             _DEEPSEEK3[2],
         )
     ),
-    "gemma4 granite-embed-multi-311m": Pre((r"[^\n]+|\n+",), whole_words=True, raw=True),
+    "gemma4 granite-embed-multi-311m": Pre((r"[^\n]+|\n+",), whole_words=True, needs_bos=True, raw=True),
     "sarvam-moe": Pre((r"[^\n]+|\n+",), raw=True),
 }
 PRE = {name: row for names, row in _ROWS.items() for name in names.split()}

@@ -2,9 +2,10 @@
 
 import re
 
-from ikpy_llm.engine.vocab_spm import SPACE
+from ikpy_llm.engine.vocab_merge import SPACE, joined
 
 _CLEANED = re.compile(r" (?=[?!.,])| (?='(?:s|m|re|ve))| (?=' )|(?<= ') ")
+_BORDERS = re.compile("[ \n]+|(?<=[\u4e00-\u9fff])")  # no word of the library lies across; ideographs are words
 
 
 class WpmEncoder:
@@ -22,9 +23,13 @@ class WpmEncoder:
         self._tokenizer = Tokenizer(models.WordPiece({**pieces, unk: unknown}, unk_token=unk))
         self._tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
         self._tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        self._cache = {}
 
     def encode(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        return joined(filter(None, _BORDERS.split(text)), self._cache, self._encode_word)
+
+    def _encode_word(self, word: str) -> list[int]:
+        return self._tokenizer.encode(word, add_special_tokens=False).ids
 
 
 def cleaned(text: str) -> str:
