@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import platformdirs
 import pytest
 import tiny_model
 from conftest import ROOT
@@ -42,8 +43,13 @@ def unknown_home(monkeypatch):
 
 
 def test_the_usual_place(home, monkeypatch, caplog):
+    assert folders.root() == Path(platformdirs.user_cache_dir("ikpy", appauthor=False))
     if sys.platform == "linux":
         assert folders.root() == home / ".cache" / "ikpy"
+        for named, expected in ((home / "x", home / "x"), ("x", home / ".cache"), (" ", home / ".cache")):
+            monkeypatch.setenv("XDG_CACHE_HOME", str(named))
+            assert folders.root() == expected / "ikpy"
+        monkeypatch.delenv("XDG_CACHE_HOME")
     assert folders.kernels() == folders.root() / "kernels"
     monkeypatch.setenv("IKPY_CACHE", "~/elsewhere")
     assert folders.root() == home / "elsewhere"
