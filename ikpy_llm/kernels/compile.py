@@ -23,6 +23,7 @@ from numba.core import codegen, compiler, cpu, typed_passes, untyped_passes
 from numba.core.compiler_machinery import PassManager
 
 from . import jit
+from .compile_error import one_line
 from .simd import arm, emulated, target, x86  # noqa: F401  (arm, x86, emulated: bodies register themselves)
 
 
@@ -227,7 +228,7 @@ def main() -> None:
             compile_to_cache(jit.Kernel.parse(line))
             reply = {"ok": True}
         except Exception as error:  # the parent reports it with the kernel's name
-            reply = {"error": f"{type(error).__name__}: {error}"}
+            reply = {"error": one_line(error)}
         answers.write(json.dumps(reply) + "\n")
         answers.flush()
 

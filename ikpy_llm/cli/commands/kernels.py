@@ -90,8 +90,10 @@ def show(options: Options) -> None:
         text = jit.assembly(spec, form == "ir")
     except IkpyError:
         raise
-    except Exception as error:  # a parameter the kernel does not take
-        raise IkpyError(f"{spec}: {error}".splitlines()[0]) from None
+    except Exception as error:  # a parameter the kernel does not take, a mistake in a declaration
+        from ikpy_llm.kernels.compile_error import one_line
+
+        raise IkpyError(f"{spec}: {one_line(error)}") from None
     sign = "//" if "aarch64" in target.triple else ";" if form == "ir" else "#"
     print(f"{sign} {spec} for {target.title} ({target.cpu})")
     print(text)
@@ -110,7 +112,7 @@ def hint(missing: list[str]) -> str:
 
 def kernel_of(options: Options) -> tuple[Found, dict[str, object]]:
     """(kernel, parameters) that the words name, in whatever order."""
-    from ikpy_llm.kernels.quants import table
+    from ikpy_llm.kernels.quants import get, names, table
 
     known = {k.name: k for k in kernels()}
     given: dict[str, object] = {"type": options.type} if options.type else {}
@@ -123,7 +125,7 @@ def kernel_of(options: Options) -> tuple[Found, dict[str, object]]:
             given[name] = _value(value)
         elif matches:
             found += matches
-        elif word.upper() in {*table.BY_NAME, *table.ALIASES}:
+        elif word.upper() in {*table.BY_NAME, *table.ALIASES, *names()}:
             given["type"] = word
         else:
             import difflib
@@ -138,6 +140,8 @@ def kernel_of(options: Options) -> tuple[Found, dict[str, object]]:
         try:
             given["type"] = table.by_name(given["type"]).name
         except KeyError:
+            if given["type"].upper() in names():  # a file without a row in the table
+                get(given["type"].upper())
             raise IkpyError(f"--type {given['type']}: no such type{hint(['type'])}") from None
     return known[found[0]], given
 

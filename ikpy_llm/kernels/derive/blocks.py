@@ -11,7 +11,7 @@ from numba import types
 from numba.core.typing.templates import AttributeTemplate, infer_getattr
 from numba.extending import lower_getattr_generic, models, register_model
 
-from ..quants.base import Quant
+from ..quants.base import Quant, check_names
 from ..quants.grids import Table
 from ..simd.ops import byte_table, inline
 from ..simd.shared import intrinsic
@@ -80,6 +80,7 @@ def compiled(fn):
     """A declaration's function for use in kernels: itself and the plain functions and tables of quants/ it calls become
     inlined Numba functions."""
     scope = dict(fn.__globals__)
+    check_names(fn)
     for name in fn.__code__.co_names:
         value = scope.get(name)
         if isinstance(value, pytypes.FunctionType) and ".quants." in value.__module__:

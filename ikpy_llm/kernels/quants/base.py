@@ -10,16 +10,44 @@ The functions of a declaration are plain Python over `simd`; derive/ compiles th
 
 from __future__ import annotations
 
+import builtins
+import dis
 import functools
 import importlib
+import logging
 import re
+import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+
+from ikpy_llm.errors import IkpyError
 
 from . import table
 
+log = logging.getLogger("ikpy.quants")
+_PACKAGE = Path(__file__).parents[2]
 _SIZES = {"f16": 2, "f32": 4, "u16": 2, "u32": 4, "u8": 1, "i8": 1}
+
+
+class DeclarationError(IkpyError):
+    """A file of this folder does not declare its type as it should; the message begins with file and line."""
+
+
+def _place(file: str, line: int) -> str:
+    """`ikpy_llm/kernels/quants/q4_k.py:8`."""
+    path = Path(file)
+    return f"{path.relative_to(_PACKAGE.parent).as_posix() if path.is_relative_to(_PACKAGE) else path}:{line}"
+
+
+def _row(name: str, place: str) -> table.TypeInfo:
+    """A type's row in the table of GGUF types."""
+    try:
+        return table.by_name(name)
+    except KeyError:
+        raise DeclarationError(
+            f"{place}: {name} has no row in table.py beside it: name, id, block, bytes, row_meta, interleave"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -130,23 +158,33 @@ def quant(
     against the GGUF table."""
 
     def declare(cls) -> Quant:
+        frame = sys._getframe(1)  # the line of the decorator
+        place = _place(frame.f_code.co_filename, frame.f_lineno)
+        problem = functools.partial(_problem, f"{place}: {cls.__name__}")
         members, offset = {}, 0
         for name, spec in fields.items():
-            elem, count = re.fullmatch(r"(\w+?)(?:\[(\d+)\])?", spec).groups()
+            spelled = re.fullmatch(r"(\w+?)(?:\[(\d+)\])?", str(spec))
+            elem, count = spelled.groups() if spelled else ("", "")
+            problem(elem not in _SIZES, f"{name}={spec!r}: a field is spelled f16 or u8[16], of {', '.join(_SIZES)}")
             members[name] = Field(spec, offset)
             offset += _SIZES[elem] * int(count or 1)
-        known = table.by_name(cls.__name__)
-        if (block, offset) != (known.block, known.bytes):
-            raise TypeError(
-                f"{cls.__name__}: declared {offset} bytes per {block} columns, GGUF has {known.bytes} per {known.block}"
-            )
-        if scales not in FLOAT_SCALES + INT_SCALES or mins not in (None, "f16", "u8", "i8", "u4"):
-            raise TypeError(f"{cls.__name__}: no scales {scales!r} with mins {mins!r}")
-        if (row is None) != (known.row_meta == 0) or (row and (scales not in INT_SCALES or mins == "f16")):
-            raise TypeError(f"{cls.__name__}: row={row!r} with {known.row_meta} bytes before a row, scales {scales!r}")
+        known = _row(cls.__name__, place)
+        problem(
+            (block, offset) != (known.block, known.bytes),
+            f"declared {offset} bytes per {block} columns, GGUF has {known.bytes} per {known.block}",
+        )
+        unknown = scales not in FLOAT_SCALES + INT_SCALES or mins not in (None, "f16", "u8", "i8", "u4")
+        problem(unknown, f"no scales {scales!r} with mins {mins!r}")
+        wrong_row = (row is None) != (known.row_meta == 0) or (row and (scales not in INT_SCALES or mins == "f16"))
+        problem(wrong_row, f"row={row!r} with {known.row_meta} bytes before a row, scales {scales!r}")
         functions = {k: v for k, v in vars(cls).items() if callable(v)}
-        if (shift != 0) != ("shifted" in functions):
-            raise TypeError(f"{cls.__name__}: shift and shifted() go together")
+        problem((shift != 0) != ("shifted" in functions), "shift and shifted() go together")
+        problem("codes" not in functions, "codes(b, j) is missing")
+        problem(scales != "one" and "scale" not in functions, f"scale(b, j) is missing, which scales={scales!r} needs")
+        problem(mins is not None and "floor" not in functions, f"floor(b, j) is missing, which mins={mins!r} needs")
+        for name, needed in (("d", scales in INT_SCALES), ("dmin", mins not in (None, "f16"))):
+            needed = needed and row is None and name not in {*fields, *functions}
+            problem(needed, f"{name} is missing, a field or a function: what the integers are multiplied by")
         codes = tuple(levels) if levels else None
         return Quant(
             cls.__name__,
@@ -172,20 +210,47 @@ def quant(
     return declare
 
 
+def check_names(fn) -> None:
+    """DeclarationError where a function of a declaration uses a name that is nowhere defined; Numba says no line."""
+    for step in dis.get_instructions(fn):
+        name = step.argval
+        if step.opname == "LOAD_GLOBAL" and name not in fn.__globals__ and not hasattr(builtins, name):
+            place = _place(fn.__code__.co_filename, step.positions.lineno)
+            raise DeclarationError(f"{place}: {fn.__qualname__} uses {name}, which is defined nowhere")
+
+
+def _problem(whose: str, is_one: bool, text: str) -> None:
+    if is_one:
+        raise DeclarationError(f"{whose}: {text}")
+
+
 def plain(name: str, elem: str) -> Plain:
-    return Plain(name, elem, table.by_name(name).bytes)
+    frame = sys._getframe(1)
+    return Plain(name, elem, _row(name, _place(frame.f_code.co_filename, frame.f_lineno)).bytes)
 
 
 @functools.cache
 def get(name: str) -> Quant | Plain:
-    """The declaration of a type by its ggml name. Raises KeyError with the list of declared types."""
+    """The declaration of a type by its ggml name. KeyError with the list of declared types; DeclarationError for a file
+    that does not declare it."""
     file = name.lower()
     if file not in declared_files():
         raise KeyError(
             f"tensor type {name} has no kernels yet; there are: {', '.join(n.upper() for n in declared_files())}"
         )
-    module: ModuleType = importlib.import_module(f"{__package__}.{file}")
-    return getattr(module, name)
+    try:
+        found = getattr(importlib.import_module(f"{__package__}.{file}"), name, None)
+    except DeclarationError:
+        raise
+    except SyntaxError as error:
+        raise DeclarationError(f"{_place(error.filename, error.lineno)}: {error.msg}") from None
+    except Exception as error:
+        path = str(Path(__file__).with_name(f"{file}.py"))
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        raise DeclarationError(f"{_place(path, (lines or [1])[-1])}: {type(error).__name__}: {error}") from None
+    if not isinstance(found, Quant | Plain):
+        raise DeclarationError(f"{_place(str(Path(__file__).with_name(f'{file}.py')), 1)}: it declares no type {name}")
+    return found
 
 
 @functools.cache
@@ -205,7 +270,19 @@ def names() -> list[str]:
 
 
 def file_types() -> list[str]:
-    """Names of all types a tensor of a file may have: rows of a declared type, interleaved ones, and I2_S."""
-    from .weave import types
+    """Names of all types a tensor of a file may have: rows of a declared type, interleaved ones, and I2_S. Those whose
+    file does not declare them are left out, with a warning that says why."""
+    from .weave import base_of, types
 
-    return [name for name in names() if table.by_name(name).id >= 0] + [*types(), "I2_S"]
+    good = [name for name in names() if _is_good(name)]
+    in_files = [name for name in good if table.by_name(name).id >= 0]
+    return in_files + [name for name in (*types(), "I2_S") if base_of(name) in good]
+
+
+def _is_good(name: str) -> bool:
+    try:
+        get(name)
+    except DeclarationError as error:
+        log.warning("%s", error)
+        return False
+    return True
