@@ -109,6 +109,21 @@ def test_parts_that_begin_inside_a_panel(folder, case, kind):
             np.testing.assert_array_equal(got, wanted)
 
 
+@pytest.mark.parametrize("kind", ["F16", "Q8_0"])
+def test_gates_of_experts_above_their_other_half(folder, kind):
+    m, tensors = model("qwen3moe", kind)
+    fused = dict(tensors)
+    for i in range(2):
+        gate, up = (fused.pop(f"blk.{i}.ffn_{name}_exps.weight") for name in ("gate", "up"))
+        n, rows, k = gate[1]
+        halves = [np.frombuffer(raw, np.uint8).reshape(n, rows, -1) for _, _, raw in (gate, up)]
+        fused[f"blk.{i}.ffn_gate_up_exps.weight"] = (kind, (n, 2 * rows, k), np.concatenate(halves, 1).tobytes())
+    apart, path = write(folder / "apart.gguf", m, tensors), write(folder / "fused.gguf", m, fused)
+    for options in ({}, {"repack": False}):
+        for got, wanted in zip(steps(path, **options), steps(apart, **options), strict=True):
+            np.testing.assert_array_equal(got, wanted)
+
+
 def nextn(m, tensors, architecture, per_layer=()):
     """The same model with a block of its own behind it that drafts tokens, as converters write it."""
     n = m[f"{architecture}.block_count"]

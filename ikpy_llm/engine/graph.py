@@ -162,6 +162,15 @@ class Graph:
         for i in range(n):
             self._input_scale(f"{name}.{i}")
 
+    def split(self, name: str, n: int, shape: tuple[int, int], into: tuple[str, ...]) -> None:
+        """Where the file has n matrices `name` with the rows of several below each other: those, apart."""
+        if not self.has(name + ".weight"):
+            return
+        both = self.tensors[self.claim(name + ".weight", (n, len(into) * shape[0], shape[1]), "source")]
+        for i, part in enumerate(into):
+            rows = lambda i=i: both.data.reshape(n, len(into), -1)[:, i]  # noqa: E731
+            self.derive(part + ".weight", both.type_name, (n, *shape), rows, both.name)
+
     def check_all_claimed(self) -> list[str]:
         """Every tensor of the file must have been asked for: what we do not use we do not understand. Only biases of
         zeros change nothing whatever they are added to; their names.

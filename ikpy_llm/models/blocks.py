@@ -108,6 +108,7 @@ def moe(g: Graph, p: Params, x: Value, *, norm: bool = False, sigmoid: bool = Fa
     routes = g.route(g.linear(x, "ffn_gate_inp", p.n_expert), p.n_expert_used, bias, **how)
     for name, shape in ("gate", (width, p.n_embd)), ("up", (width, p.n_embd)), ("down", (p.n_embd, width)):
         g.join("ffn_" + name, p.n_expert, shape)  # old files of Mixtral
+    g.split("ffn_gate_up_exps", p.n_expert, (width, p.n_embd), ("ffn_gate_exps", "ffn_up_exps"))
     gate = g.experts(x, routes, "ffn_gate_exps", p.n_expert, width)
     up = g.experts(x, routes, "ffn_up_exps", p.n_expert, width)
     return g.combine(g.experts(g.gated(gate, up, "silu"), routes, "ffn_down_exps", p.n_expert, p.n_embd), routes)
