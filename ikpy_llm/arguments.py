@@ -264,19 +264,23 @@ def _rest_of(call: FunctionType) -> str | None:
     return code.co_varnames[at] if code.co_flags & CO_VARKEYWORDS else None
 
 
+def our_name(name: str) -> str:
+    """Our name of an option that may be written as other engines, or command lines, do."""
+    word = name.lower().strip("-").replace("-", "_")
+    known = {other: ours for ours, others in OTHER_NAMES.items() for other in others.split()}
+    return known.get(word, word)
+
+
 def unknown(name: str, names: Iterable[str], where: str) -> ArgumentError:
     """The error of an option that does not exist: which was meant, and which there are."""
     import difflib
 
     names = [n for n in names if n not in ("self", "cls")]
-    known = {other: ours for ours, others in OTHER_NAMES.items() for other in others.split()}
-    word = name.lower().strip("-").replace("-", "_")
+    word = our_name(name)
     if word in WITHOUT:
         hint = f": {WITHOUT[word]}."
-    elif word in names or known.get(word) in names:
-        hint = f": did you mean {word if word in names else known[word]}?"
     else:
-        near = difflib.get_close_matches(word, names, 2, 0.75)
+        near = [word] if word in names else difflib.get_close_matches(word, names, 2, 0.75)
         hint = f": did you mean {' or '.join(near)}?" if near else "."
     return ArgumentError(
         f"there is no option called {shown(name)[1:-1]}{hint} Those of {where} are: {', '.join(names)}"

@@ -14,6 +14,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 
+from ikpy_llm.arguments import our_name
 from ikpy_llm.cli.ignored import IGNORED, NOT_YET
 from ikpy_llm.errors import IkpyError
 
@@ -414,7 +415,8 @@ def normalize(
 def _similar(name: str, actions: Mapping[str, object]) -> str:
     import difflib
 
-    close = difflib.get_close_matches(name, actions, n=1)
+    close = [flag for flag, action in actions.items() if action.dest == our_name(name)]
+    close = close[-1:] or difflib.get_close_matches(name, actions, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
