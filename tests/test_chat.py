@@ -24,6 +24,12 @@ TALK = [
 BLANK = [{"role": "user", "content": ""}]  # has no text that a template would have to show
 
 
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """Templates of strangers have a process of their own (test_chat_child.py), which takes a moment to start."""
+    monkeypatch.setattr(chat, "known", lambda text: True)
+
+
 def render(text, messages=TALK, **values):
     return ChatTemplate(text, "<s>", "</s>").render(messages, **values)
 

@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from ikpy_llm.engine import chat
 from ikpy_llm.engine.chat import ChatTemplate
 from ikpy_llm.errors import IkpyError
 
@@ -18,6 +19,12 @@ TALK = [
 ]
 TEXTS = "[system|Be brief.][user|a][assistant|Hello][user|1+1?]"
 PARTS = "{% for line in m['content'] %}{% if line['type'] == 'text' %}{{ line['text'] }}{% endif %}{% endfor %}"
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    """Templates of strangers have a process of their own (test_chat_child.py), which takes a moment to start."""
+    monkeypatch.setattr(chat, "known", lambda text: True)
 
 
 def render(text, messages=TALK, **values):

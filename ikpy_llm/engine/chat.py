@@ -1,8 +1,7 @@
-"""Chat templates: messages to the text a model was trained on, rendered by Jinja the way transformers does."""
+"""Chat templates: messages to the text a model was trained on, as transformers renders it."""
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -10,6 +9,7 @@ from functools import cached_property
 
 from ikpy_llm.arguments import items, refuse
 from ikpy_llm.engine.chat_form import fit
+from ikpy_llm.engine.chat_known import known
 from ikpy_llm.engine.chat_templates import SPELLINGS, TEMPLATES
 from ikpy_llm.errors import IkpyError, shown
 
@@ -18,7 +18,6 @@ KEY = "tokenizer.chat_template"
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")  # of OpenAI's API
 RESERVED = {"messages", "tools", "template", "add_generation_prompt"}  # variables of templates that calls give
 INSTEAD = ("tool_calls", "function_call", "reasoning_content", "thinking")  # what a message may have for content
-_LINES = 200  # characters of a template's own error message that are repeated
 
 
 def file_templates(meta: dict) -> dict[str, str]:
@@ -59,37 +58,34 @@ class ChatTemplate:
         self._told: set[str] = set()  # what it leaves out
 
     @cached_property
-    def _template(self):
-        from jinja2 import TemplateError
+    def _program(self):
+        """What renders it: here if it is known, else in a process with limits, as it comes from a stranger."""
+        if known(self.text):
+            from ikpy_llm.engine.chat_jinja import Program
 
-        try:
-            return _environment().from_string(self.text)
-        except TemplateError as error:
-            line = f" in line {error.lineno}" if getattr(error, "lineno", None) else ""
-            raise IkpyError(f"the chat template cannot be read: {_one_line(error)}{line}") from None
+            return Program(self.text)
+        from ikpy_llm.engine.chat_child import Child
+
+        return Child(self.text)
 
     def render(self, messages, *, tools=None, add_generation_prompt: bool = True, **variables) -> str:
         """The text of a conversation; `messages` as in OpenAI's API. IkpyError, one line, for what goes wrong.
 
         A text that is not in it is an error, or a warning where a template may leave it out: see engine.chat_form.
         """
-        messages, values = checked(messages), {**self.variables, **variables}
+        messages = checked(messages)
         _check_roles(messages, self.text)
-        prompt, missing = fit(lambda shaped: self._render(shaped, tools, add_generation_prompt, values), messages)
+        given = {"documents": None, **self.variables, **variables}
+        given |= {"tools": tools, "add_generation_prompt": add_generation_prompt}
+        program = self._program
+        program.begin()
+        prompt, missing = fit(lambda shaped: program.render({**given, "messages": shaped}), messages)
         for word in missing:
             what = f"{'calls of tools' if word.key else 'texts'} of the role {shown(word.role)}"
             if what not in self._told:
                 self._told.add(what)
                 log.warning("the chat template leaves out %s, such as that of message %d", what, word.message)
         return prompt
-
-    def _render(self, messages, tools, add_generation_prompt, values) -> str:
-        template = self._template
-        values = {"tools": tools, "documents": None, "add_generation_prompt": add_generation_prompt, **values}
-        try:
-            return template.render(messages=messages, **values)
-        except Exception as error:  # whatever code in a template raises, it is the template's or the messages' fault
-            raise IkpyError(f"the chat template refuses these messages: {_one_line(error)}") from None
 
 
 def chat_template(meta: dict, vocab, wanted: str | None = None, tools: bool = False, **variables) -> ChatTemplate:
@@ -154,40 +150,3 @@ def _check_roles(messages: list[dict], template: str) -> None:
         if role not in ROLES and not re.search(rf"""(['"]){re.escape(role)}\1""", template):
             known = ", ".join(ROLES)
             raise IkpyError(f"message {i} has the role {shown(role)}; {known} are accepted, and those of the template")
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _LINES else text[:_LINES] + "..."
-
-
-def _environment():
-    """What transformers gives to templates; sandboxed, as templates come from files of strangers."""
-    from datetime import datetime
-
-    from jinja2 import TemplateError
-    from jinja2.ext import Extension, loopcontrols
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}` marks what a model writes, for training; here it is its body."""
-
-        tags = {"generation"}  # noqa: RUF012 (Jinja's own way)
-
-        def parse(self, parser):
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def raise_exception(message):
-        raise TemplateError(message)
-
-    def tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False):
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = tojson
-    environment.globals["raise_exception"] = raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
