@@ -83,7 +83,7 @@ def test_a_lost_text_of_the_user_is_an_error(inner):
 
 def test_other_roles_that_are_lost():
     known = "{% if m.role in ('system', 'user', 'assistant') %}[{{ m.role }}|{{ m.content }}]{% endif %}"
-    for role in ("tool", "developer", "critic"):
+    for role in ("tool", "developer", "function"):
         with pytest.raises(IkpyError, match=rf"message 4 \(role '{role}'\)"):
             render(LOOP + known + END, [*TALK, {"role": role, "content": "3"}])
     # a template without system texts gets them in front of the user's, be it silent or not
