@@ -81,7 +81,7 @@ def test_weights_of_every_type_are_sane():
 def test_bytes_come_and_go():
     tensor = synthetic.synthetic_tensor("x", "Q4_0", (100, 256))
     first = tensor.data.copy()
-    assert len(first) == tensor.n_bytes == 100 * 144 and tensor.address % 4096 == 0
+    assert len(first) == tensor.n_bytes == 100 * 144 and tensor.data.ctypes.data % 4096 == 0
     tensor.release()
     assert (tensor.data == first).all()
 

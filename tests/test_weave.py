@@ -120,6 +120,16 @@ def test_models_run_like_those_of_rows(tmp_path, caplog):
     assert all((a == logits[0]).all() for a in logits)
 
 
+@pytest.mark.parametrize("repack", [True, False])
+def test_requantized_prompts(tmp_path, repack):
+    """Making the bytes of Q8_0 releases those of the rows; programs that have their address go on."""
+    found = []
+    for path in interleaved_file(tmp_path, "Q4_K_R4"):
+        with Model.load(path, threads=2, repack=repack, n_ctx=256, pp_requant=True) as model:
+            found.append((model.logits([1, 2, 3]), model.session.eval([4]), model.session.eval([5, 6])))
+    assert all((a == b).all() for a, b in zip(*found, strict=True))
+
+
 def test_file_whose_rows_cannot_be_taken_apart(tmp_path):
     path = interleaved_file(tmp_path, "Q4_K_R4", rows=2)[0]
     with pytest.raises(ModelFileError, match=r"blk\.0\.ffn.*Q4_K_R4 needs a multiple of 4 rows, not"):

@@ -41,10 +41,6 @@ class Derived:
             self._bytes = np.ascontiguousarray(self._make()).reshape(-1).view(np.uint8)
         return self._bytes
 
-    @property
-    def address(self) -> int:
-        return self.data.ctypes.data
-
     def release(self) -> None:
         self._bytes = None
 

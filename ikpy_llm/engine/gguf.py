@@ -69,9 +69,18 @@ class _Part:
         self._bytes = np.frombuffer(self._map, np.uint8)
         self._entries = header.tensors
 
+    def close(self):
+        """Close the file; its pages stay mapped while somebody has a view of them. A second call does nothing."""
+        fd, self._fd, self._bytes, self._map = self._fd, -1, None, None
+        if fd >= 0:
+            os.close(fd)
+
     def __del__(self):
-        if self._fd >= 0:
-            os.close(self._fd)
+        self.close()
+
+    def _open(self):
+        if self._fd < 0:
+            raise ModelFileError(f"{self.path}: this model has been closed")
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -83,6 +92,7 @@ class _Part:
 
     def view(self, tensor: Tensor) -> np.ndarray:
         """The one place where an offset becomes an address."""
+        self._open()
         if not 0 <= tensor.offset <= tensor.offset + tensor.n_bytes <= len(self._bytes):
             raise ModelFileError(f"{self.path}: tensor {shown(tensor.name)} lies outside the file")
         return self._bytes[tensor.offset : tensor.offset + tensor.n_bytes]
@@ -91,12 +101,15 @@ class _Part:
         if not hasattr(mmap, "MADV_DONTNEED"):
             system.lacks("way to give pages of a file back", "it drops those of the model when it needs memory")
             return
+        if self._fd < 0:
+            return
         page = mmap.PAGESIZE  # whole pages only: the neighbours' stay
         start, end = -(-tensor.offset // page) * page, (tensor.offset + tensor.n_bytes) // page * page
         if end > start:
             self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
 
     def check_unchanged(self):
+        self._open()
         status = os.fstat(self._fd)
         if (status.st_size, status.st_mtime_ns) != self._stamp:
             raise ModelFileError(f"{self.path}: the model file changed while it was in use; load it again")
@@ -119,6 +132,11 @@ class GGUFFile:
 
     def __repr__(self) -> str:
         return f"<GGUFFile {self.path}: {len(self.tensors)} tensors, {len(self.meta)} keys>"
+
+    def close(self):
+        """Close the files; looking at a tensor is a ModelFileError afterwards."""
+        for part in self._parts:
+            part.close()
 
     @property
     def n_bytes(self) -> int:

@@ -10,7 +10,7 @@ from ikpy_llm.engine.derived import Derived
 from ikpy_llm.kernels import cores
 from ikpy_llm.kernels.derive import api
 from ikpy_llm.kernels.pages import Memory
-from ikpy_llm.kernels.quants import weave
+from ikpy_llm.kernels.quants import table, weave
 
 
 def unwoven(stored) -> Derived:
@@ -21,13 +21,13 @@ def unwoven(stored) -> Derived:
     *leading, columns = stored.shape
     weave.check(stored.type_name, leading[-1] if leading else 1, columns)
 
-    def make() -> np.ndarray:
-        memory = Memory(tensor.n_bytes)
-        size = math.prod(leading), columns
+    size, base = (math.prod(leading), columns), weave.base_of(stored.type_name)
+
+    def make() -> np.ndarray:  # it must not hold the tensor that holds it: the file would stay open until a collection
+        memory = Memory(table.tensor_bytes(base, stored.shape))
         api.unweave(stored.data, stored.type_name, *size, memory.bytes, cores.default_threads())
         stored.release()
         return memory.bytes
 
     kind, source = stored.type_name, f"rows of {stored.type_name}"
-    tensor = Derived(stored.name, weave.base_of(kind), stored.shape, make, source, kind)
-    return tensor
+    return Derived(stored.name, base, stored.shape, make, source, kind)

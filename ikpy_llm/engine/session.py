@@ -85,6 +85,7 @@ class Session:
         self._shapes = {"gen": Shape(1, 1, False), "prompt": Shape(n_rows, 1, True), "all": Shape(n_all, n_all, False)}
         self._shapes["hidden"] = Shape(n_rows, n_rows, False, hidden=True)
         self._programs: dict[str, tuple[Program, Value]] = {}
+        self._held: dict[str, np.ndarray] = {}  # bytes of tensors whose address a program has
         self._pending: dict[str, tuple[planner.Plan, Value]] = {}
         self.n_evaluated = 0  # tokens since the model was opened
         self.position, self._written = 0, 0  # positions in use; end of those written since the sequence began
@@ -255,7 +256,9 @@ class Session:
         """Where something outside a program's arena lies."""
         match at.kind:
             case "file":
-                return self.tensors[at.key].address
+                if at.key not in self._held:
+                    self._held[at.key] = self.tensors[at.key].data
+                return self._held[at.key].ctypes.data
             case "panel":
                 return self.weights.panel(at.key)
             case "k":
@@ -414,6 +417,7 @@ class Session:
         """End the worker threads; computing is an IkpyError afterwards. A second call does nothing."""
         for pool in self._pools.values():
             pool.close()
+        self._held.clear()
 
     def __enter__(self) -> Session:
         return self

@@ -104,11 +104,18 @@ class Weights:
 
     def _pack(self, workers: Workers, kernels: dict[Kernel, int], batch: list[Tensor]) -> None:
         parts = [(t, i) for t in batch for i in range(matrices_shape(t)[0])]
+        held = {t.name: t.data for t in batch}  # making one tensor's bytes may release those of another
         words = np.zeros((len(parts), runner.RECORD), np.int64)
         for row, (t, i) in zip(words, parts, strict=True):
             _, rows, k = matrices_shape(t)
             row_bytes, n_bytes = layout.file_bytes(t.type_name, k), layout.weight_bytes(t.type_name, rows, k)
-            args = (t.address + i * rows * row_bytes, row_bytes, rows, k, self.panel(t.name) + i * n_bytes)
+            args = (
+                held[t.name].ctypes.data + i * rows * row_bytes,
+                row_bytes,
+                rows,
+                k,
+                self.panel(t.name) + i * n_bytes,
+            )
             row[runner.KERNEL] = kernels[Kernel("derive.pack", type=t.type_name)]
             row[runner.ARGS : runner.ARGS + len(args)] = args
         workers.run(words.ctypes.data, len(parts))
