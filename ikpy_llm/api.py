@@ -280,7 +280,7 @@ class Model:
         ignore_eos: the model cannot end its text. parse_special: `<|...|>` in the prompt are tokens. show_special:
         those the model writes are part of the text.
         keep: when the context is full, forget the older half of the text but for so many tokens at its beginning (-1:
-        the prompt) and go on; None: end there.
+        the prompt) and go on; None, or with n_predict -2: end there.
         sampling: fields of engine.sampling.SamplerOptions (temp, top_k, top_p, min_p, repeat_penalty, seed, ...).
         The generator's own value is an engine.conversation.End: how the text ended, and its ids.
         IkpyError at the call for a prompt that is empty or longer than the context, an n_predict or a stop of another
@@ -391,6 +391,10 @@ class Model:
     def cached_tokens(self) -> list[int]:
         """The text whose keys and values are in the cache; empty once `session` was used."""
         return list(self._cache.tokens)
+
+    def while_reading(self, progress: Progress | None) -> None:
+        """Call progress(done, total, name) while prompts are read, in tokens; several times a second. None: no more."""
+        self._session.progress = progress
 
     def after_prompt(self, call: Callable[[], None]) -> None:
         """Call it once, when the next text has been read and nothing has been generated yet."""

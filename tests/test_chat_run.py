@@ -2,20 +2,15 @@
 
 import json
 import os
-import pty
 import re
-import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import gguf_writer
 import pytest
 import tiny_llama
-from conftest import ROOT
+from terminal import Terminal
 
-from ikpy_llm.cli import chat_loop
+from ikpy_llm.cli import chat_input
 from ikpy_llm.cli.commands import run
 from ikpy_llm.cli.options import parse
 from ikpy_llm.cli.sampler_flags import sampling_of
@@ -162,100 +157,48 @@ def test_sampler_flags():
 def test_flags_of_the_contract_are_accepted():
     words = """-hf u/r -hff f -hft t -t 2 -tb 2 -c 512 -n 4 -b 64 -ub 64 -fa -ctk q8_0 -ctv q8_0 -khad --no-mmap --mlock
     -thp -rtr --numa distribute --no-warmup -ot a=CPU -cmoe -ncmoe 3 --override-kv a=int:3 --check-tensors -vq
-    --defer-experts -dr --rope-scaling yarn --rope-freq-base 1e6 --yarn-orig-ctx 4096 --lora f --lora-scaled f 0.5
-    --control-vector f --control-vector-layer-range 1 2 -s 1 --samplers top_k -v --verbosity 3 --minilog -lv 3
+    --defer-experts --rope-scaling yarn --rope-freq-base 1e6 --yarn-orig-ctx 4096
+    --control-vector-layer-range 1 2 -s 1 --samplers top_k -v --verbosity 3 --minilog -lv 3
     --log-file f --log-colors auto -e -no-cnv -i -if -r x --in-prefix a --in-suffix b -mli --chat-template chatml
     --jinja --chat-template-kwargs {} --reasoning-format none -rea off --reasoning-budget 0 --no-display-prompt -co
     --simple-io -sp --ignore-eos --keep 4 --prompt-cache f --prompt-cache-all -md f --spec-type x --mmproj f -st -ngl 99
-    -mla 3 -amb 512 -fmoe -ser 6,1 -gr -muge -mqkv -sm none -mg 0 -ts 1 --offline -if -cl -ctk-first q8_0,2"""
+    -mla 3 -amb 512 -fmoe -ser 6,1 -gr -muge -mqkv -sm none -mg 0 -ts 1 --offline -if -cl"""
     found = options(*words.split(), "-sys", "be brief")
     assert len(found.notices) == 2
     assert (found.cache_type_k, found.cache_type_v, found.khad, found.vhad) == ("q8_0", "q8_0", True, False)
-    assert "--lora-scaled f 0.5" in found.notices[1]
-    assert "cannot do that yet" in found.notices[1] and "-ngl 99" in found.notices[0]
+    assert "-md f" in found.notices[1] and "-ngl 99" in found.notices[0]
     assert (found.color, found.keep, found.system, found.verbose) == ("on", 4, "be brief", True)
 
 
 def test_commands_and_messages_with_a_slash():
-    assert all(map(chat_loop.is_command, ("/clear", " /exit ", "/help", "/save x.json", "/save")))
-    assert not any(map(chat_loop.is_command, ("/etc/passwd", "/clear the table", "hello /exit", "/saved")))
+    assert all(map(chat_input.is_command, ("/clear", " /exit ", "/help", "/save x.json", "/save")))
+    assert not any(map(chat_input.is_command, ("/etc/passwd", "/clear the table", "hello /exit", "/saved")))
 
 
 # --- on a terminal ---
 
 
-class Terminal:
-    """A process on a pseudo-terminal: what it shows, and keys pressed. It does not outlive its `with` block."""
-
-    def __init__(self, *words):
-        self.master, slave = pty.openpty()
-        command = [sys.executable, "-m", "ikpy_llm", "run", *map(str, words)]
-        ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # as a shell's background job, and inherited
-        if ignored:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, cwd=ROOT, start_new_session=True
-        )
-        if ignored:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        os.close(slave)
-        self.text = ""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()  # no effect once it has ended
-        self.process.wait()
-        os.close(self.master)
-
-    def until(self, pattern, seconds=300):
-        """Read until the text matches from here on; what came."""
-        start, end = len(self.text), time.monotonic() + seconds
-        os.set_blocking(self.master, False)
-        while not re.search(pattern, self.text[start:]) and time.monotonic() < end:
-            try:
-                data = os.read(self.master, 4096)
-            except BlockingIOError:
-                time.sleep(0.01)
-                continue
-            except OSError:  # the process has ended
-                break
-            self.text += data.decode("utf-8", "replace")
-        assert re.search(pattern, self.text[start:]), self.text
-        return self.text[start:]
-
-    def interrupt(self):
-        """Ctrl-C at the prompt, once the process waits for keys: Python's input() does not see one just before."""
-        stat, quiet, end = Path(f"/proc/{self.process.pid}/stat"), 0, time.monotonic() + 300
-        while quiet < 10 and time.monotonic() < end:
-            time.sleep(0.02)
-            waits = not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "S"
-            quiet = quiet + 1 if waits else 0
-        self.process.send_signal(signal.SIGINT)
-
-    def press(self, keys):
-        os.write(self.master, keys.encode())
+REPLY = r"ABC\r\n(\x1b\[\?2004l\r)?(\x1b\[0m)?[^\r\n]{20}"
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals")
 def test_on_a_terminal(model):
     words = ("-cnv", "-n", "-1", "--ignore-eos", "--temp", "0", "-co")
-    with Terminal("-m", model, "-c", "200000", *words) as t:  # room for a reply that lasts until it is stopped
+    with Terminal("run", "-m", model, "-c", "200000", *words) as t:  # room for a reply that lasts until it is stopped
         t.until("> $|> \x1b|> ")
         assert "/clear" in t.text and "\x1b[32m" in t.text
         t.press("ABC\n")
-        t.until(r"ABC\r\n(\x1b\[0m)?[^\r\n]{20}")
-        t.process.send_signal(signal.SIGINT)  # the reply stops, the conversation goes on
+        t.until(REPLY)
+        t.interrupt()  # the reply stops, the conversation goes on
         t.until("> ")
         t.press("/clear\n")
         t.until("forgotten(.|\n)*> ")
         t.press("\x1b[A\x1b[A\n")  # the first message again, from the history
-        t.until(r"ABC\r\n(\x1b\[0m)?[^\r\n]{20}")
-        t.process.send_signal(signal.SIGINT)
+        t.until(REPLY)
+        t.interrupt()
         t.until("> ")
+        t.idle()
         t.interrupt()
         t.until("ends(.|\n)*> ")
         t.press("/exit\n")
-        t.until("total time")
-        assert t.process.wait(300) == 0
+        assert t.end() == 0 and "total time" in t.text

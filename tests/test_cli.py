@@ -1,5 +1,6 @@
 """Commands as a user meets them: options from words and environment, notices, errors of one line, help, dispatch."""
 
+import io
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 from conftest import ROOT
 
 from ikpy_llm import cli
+from ikpy_llm.cli import text as texts
 from ikpy_llm.cli.commands import bench, cache, run
 from ikpy_llm.cli.ignored import IGNORED
 from ikpy_llm.cli.options import flags_of, parse
@@ -139,12 +141,13 @@ def test_lists():
 
 
 def test_escapes():
-    assert run.unescape(r"a\n\tb\\n\x41\q") == "a\n\tb\\nA\\q"
+    assert texts.unescape(r"a\n\tb\\n\x41\q") == "a\n\tb\\nA\\q"
     assert run.prompt_of(run.Options(prompt=r"a\n")) == "a\n"
     assert run.prompt_of(run.Options(prompt=r"a\n", escape=False)) == r"a\n"
 
 
-def test_prompt_file(tmp_path):
+def test_prompt_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
     file = tmp_path / "prompt.txt"
     file.write_bytes("é\\n\n".encode())
     assert run.prompt_of(run.Options(file=str(file))) == "é\\n"

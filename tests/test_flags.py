@@ -8,6 +8,7 @@ import pytest
 
 from ikpy_llm.cli.commands import bench, run, sweep_bench
 from ikpy_llm.cli.options import parse
+from ikpy_llm.errors import IkpyError
 
 # flags of the three commands: words, with | between uses
 COMMON = """
@@ -18,24 +19,24 @@ COMMON = """
 | --verbose | --verbosity 3 | -lv 3 | --minilog | --log-file f | --log-jsonl | --log-colors auto | --no-mmap | --mlock
 | -thp | -thp 1 | -lm mmap | --load-mode none | --numa distribute | --no-warmup | -ot exps=CPU
 | --override-tensor exps=CPU | -cmoe | -ncmoe 3 | --n-cpu-moe 3 | --override-kv a.b=int:3 | --check-tensors | -vq
-| --validate-quants | --defer-experts | --prefetch-experts | --prefetch-experts-threads 2 | -dr | --dry-run
+| --validate-quants | --defer-experts | --prefetch-experts | --prefetch-experts-threads 2 | -a x | --alias x
+| -q | --quiet | --log-disable | --no-log | --no-perf | --perf | --list-devices | -okv a.b=int:3 | -nr | -no-fa
 | -fmoe | -fmoe 1 | -no-fmoe | -mqkv | -mqkv 1 | -muge | -khad | -khad 1 | -vhad | -gr | -gr 1 | -ger | -sas
 | -no-fug | -mla 3 | -amb 512 | -ser 6,1 | -ngl 99 | -ngld 9 | -sm none | -mg 0 | -ts 3,1 | -dev none | -nkvo
 | -cuda graphs=0 | -op 26,1 | -ooae | --fit | --fit on | --fit-margin 512 | -smgs | -grt 1
 """
 TEXT = """
 -c 512 | --ctx-size 512 | -n 5 | --predict 5 | --n-predict 5 | -ctk q8_0 | --cache-type-k q8_0 | -ctv q4_0
-| -ctk-first q8_0,2 | -ctk-last q8_0,2 | -ctv-first q8_0,2 | -ctv-last q8_0,2
 | --rope-scaling yarn | --rope-scale 2 | --rope-freq-base 1e6 | --rope-freq-scale 0.5 | --yarn-orig-ctx 4096
 | --yarn-ext-factor 1 | --yarn-attn-factor 1 | --yarn-beta-slow 1 | --yarn-beta-fast 32
-| --lora f | --lora-scaled f 0.5 | --control-vector f | --control-vector-scaled f 1 | --control-vector-layer-range 1 2
+| --control-vector-layer-range 1 2
 | -s 1 | --seed 1 | --grammar x | --grammar-file f | -j {} | --json-schema {} | -jf f | --samplers top_k;temperature
 | --sampling-seq kt | --temp 0.5 | --top-k 3 | --top-p 0.5 | --min-p 0.1 | --tfs 0.9 | --typical 0.9 | --top-n-sigma 1
 | --xtc-probability 0.1 | --xtc-threshold 0.2 | --repeat-last-n 9 | --repeat-penalty 1.1 | --presence-penalty 0.1
 | --frequency-penalty 0.1 | --penalize-nl | --dry-multiplier 0.8 | --dry-base 1.5 | --dry-allowed-length 3
 | --dry-penalty-last-n 9 | --dry-sequence-breaker x | --mirostat 2 | --mirostat-lr 0.2 | --mirostat-ent 4
 | --dynatemp-range 0.1 | --dynatemp-exp 2 | --adaptive-target 0.3 | --adaptive-decay 0.8 | --adaptive-updt-w-cur
-| -l 5+1 | --logit-bias 5-inf | --ignore-eos | --banned-string-file f | --cfg-negative-prompt x | --cfg-scale 2
+| -l 5+1 | --logit-bias 5-inf | --ignore-eos | --cfg-scale 1 | -gan 1
 | -p hello | -f file | -e | --keep 4
 """
 RUN = """
@@ -45,7 +46,8 @@ RUN = """
 | --reasoning-format none | -rea off | --reasoning-budget 0 | --no-display-prompt | -co | --color | --simple-io | -sp
 | --special | --context-shift | --no-context-shift | --prompt-cache f | --prompt-cache-all | --prompt-cache-ro | -md f
 | --model-draft f | --spec-type x
-| --draft-max 8 | --draft 8 | --image f | --audio f | --mmproj f | -st | --single-turn | -np 2 | --parallel 2 | -cb
+| --draft-max 8 | --draft 8 | --mmproj f | --no-cnv | --no-conversation | --in-prefix-bos | --verbose-prompt
+| -spf f | --display-prompt | -f - | -st | --single-turn | -np 2 | --parallel 2 | -cb
 """
 BENCH = """
 -p 8 | -p 8-32*2 | -p 8,16 -p 32 | --n-prompt 8 | -n 4 | --n-gen 4 | -pg 8,4 | -gp 8,4 | -d 16 | --n-depth 16
@@ -54,12 +56,19 @@ BENCH = """
 | -oe md | --output-err csv | -w 0 | -w 1 | --warmup 0 | --progress | --delay 1 | --prio 1 | -C 0xf | --cpu-mask 0xf
 | --cpu-strict 1 | --poll 50 | -mmp 0 | -embd 0 | -fa 1 | -fa 0,1 | -rtr 0,1 | -mla 2,3 | -ot a=CPU | --list-devices
 | -nkvo 1 | -nopo 1 | -ger 1 | -sas 0 | -no-fug 1 | -no-ooae 1 | -rcache 1 | -rpc host:1 | -dio 1 | --no-host 1
-| -hf u/r,v/s | --compat llama | -fitt 512 | -fitc 4096
+| -hf u/r,v/s | --compat llama | -fitt 512 | -fitc 4096 | --threads-gen-batch 1,2 | -mqkv 1 | --mla-attn 1
 """
 SWEEP = """
 -nrep 2 | -wb | --warmup-batch | --sweep-stride 2 | --sweep-memory | --output-format jsonl | -o jsonl | --plot f.png
 """
-DEFAULTS = """--no-context-shift|-fa|-fa 1|-mla 3|-rtr|-e|--escape|-w 1|--warmup 1""".split(
+# What would change the result and cannot be done.
+REFUSED = """
+--lora f | --lora-scaled f:0.5 | --lora-scaled f 0.5 | --control-vector f | --control-vector-scaled f 1
+| -dr | --dry-run
+| -ctk-first q8_0,2 | -ctk-last q8_0,2 | -ctv-first q8_0,2 | -ctv-last q8_0,2 | --cache-type-k-first q8_0,2
+| --image f | --audio f | -bf f | --banned-string-file f | --cfg-negative-prompt x | --cfg-scale 2 | -embd 1 | -gan 2
+"""
+DEFAULTS = """--no-context-shift|-fa|-fa 1|-mla 3|-rtr|-e|--escape|-w 1|--warmup 1|--perf""".split(
     "|"
 )  # given, they change nothing and say nothing
 
@@ -89,6 +98,22 @@ def test_accepted(command, words):
         assert found != before or " ".join(words) in DEFAULTS
 
 
+@pytest.mark.parametrize("words", uses(REFUSED), ids=" ".join)
+@pytest.mark.parametrize("command", [run, bench, sweep_bench], ids=lambda c: c.__name__.rpartition(".")[2])
+def test_what_would_change_the_result_is_refused(command, words):
+    with pytest.raises(IkpyError, match=f"^{words[0]}.*: ikpy cannot do that, and the result would be another one"):
+        parse(command.Options, [*words, "-m", "f.gguf"], "ikpy", environ={})
+
+
+def test_what_only_costs_speed_is_a_note():
+    """Where tensors lie, and guesses of a second model that the first one checks."""
+    found = parse(run.Options, "-ot exps=CPU -md f.gguf --draft-max 8 -p x".split(), "ikpy", environ={})
+    assert found.notices == [
+        "ignored, they change nothing in ikpy: -ot exps=CPU",
+        "ignored, ikpy cannot do that, and the text is the same without: -md f.gguf, --draft-max 8",
+    ]
+
+
 def test_a_recipe_of_a_model_card():
     """GPU flags, historical spellings and real options in one line; one note, and the rest as asked."""
     words = (
@@ -97,6 +122,5 @@ def test_a_recipe_of_a_model_card():
     found = parse(sweep_bench.Options, words.split(), "ikpy", environ={})
     assert (found.n_ctx, found.repack, found.flash_attn, found.threads) == (32768, True, "on", 16)
     assert found.notices == [
-        "ignored, they change nothing in ikpy: -fmoe, -ngl 99, --parallel 1",
-        "ignored, ikpy cannot do that yet: -ot exps=CPU",
+        "ignored, they change nothing in ikpy: -fmoe, -ngl 99, -ot exps=CPU, --parallel 1",
     ]

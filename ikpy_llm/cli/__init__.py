@@ -85,7 +85,7 @@ def _run(name: str, argv: list[str]) -> int:
 
     command = importlib.import_module(f"ikpy_llm.cli.commands.{name.replace('-', '_')}")
     values = options.parse(command.Options, argv, f"ikpy-{name}", command.__doc__)
-    console.setup(verbose=values.verbose)
+    console.setup(verbose=values.verbose, quiet=values.quiet)
     for notice in values.notices:
         console.note(notice)
     return command.main(values) or 0

@@ -82,7 +82,8 @@ class Markdown(Writer):
         self.print(_line([_cell(result, c[1]) for c in self.columns], self.columns))
 
     def end(self) -> None:
-        self.print(f"\nbuild: {self.build} (0)")
+        if self.rows:
+            self.print(f"\nbuild: {self.build} (0)")
 
 
 def _line(cells: list[str], columns) -> str:

@@ -29,6 +29,8 @@ class Summary(bench_report.Writer):
         self.print("| ", " | ".join("-" * (w - 1) + "-:"[i > 0] for i, w in enumerate(self.widths)), " |")
 
     def row(self, result: Result) -> None:
+        if self.done and self.done[0].weight_type != result.weight_type:  # one of its tests could not be run
+            self.done = []
         self.done.append(result)
         if len(self.done) < len(self.tests):
             return
@@ -45,6 +47,8 @@ class Summary(bench_report.Writer):
         self.print("| ", " | ".join(padded), " |")
 
     def end(self) -> None:
+        if not self.all:
+            return
         self.print()
         for test in self.tests:
             ranked = sorted((r for r in self.all if r.run == test), key=lambda r: -mean_and_deviation(r.samples_ts)[0])

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from dataclasses import dataclass, field
 
 from ikpy_llm.cli import console
-from ikpy_llm.cli.text import write
+from ikpy_llm.cli.chat_input import Reader, is_command
+from ikpy_llm.cli.prompt import print_tokens
+from ikpy_llm.cli.text import stream, write
 from ikpy_llm.errors import IkpyError
 
 HELP = """\
 /clear       forget the conversation (a system prompt stays)
 /save FILE   write the messages as JSON
 /exit        end (so does Ctrl-D); Ctrl-C stops a reply
-A line that ends with \\ goes on in the next one; with -mli every line does, and \\ ends the message."""
-USER, RESET = "\033[1m\033[32m", "\033[0m"  # as in llama.cpp: what the user writes is bold green
+Pasted text is one message with all its lines. A line that ends with \\ goes on
+in the next one; with -mli every line does, and \\ ends the message."""
+DROPPED = "stopped; the message is forgotten"
 
 
 @dataclass
@@ -31,72 +33,18 @@ class Talk:
     multiline: bool = False
     in_prefix: str = ""
     in_suffix: str = ""
+    in_prefix_bos: bool = False
+    verbose_prompt: bool = False  # show the tokens of the first text
     color: bool = False
     simple: bool = False  # no line editing, no colors
 
-
-class Reader:
-    """Messages that the user writes, one per line, or several lines with the rules of HELP."""
-
-    def __init__(self, talk: Talk):
-        self.multiline, self.interrupted = talk.multiline, False
-        self.terminal = sys.stdin.isatty() and sys.stdout.isatty()
-        self.edit = self.terminal and not talk.simple
-        self.color = talk.color and self.edit
-        if self.edit:
-            with contextlib.suppress(ImportError):  # history and line editing for input()
-                import readline  # noqa: F401
-        elif hasattr(sys.stdin, "reconfigure"):
-            sys.stdin.reconfigure(encoding="utf-8", errors="replace")
-
-    def read(self) -> str | None:
-        """The next message, None at the end of the input (or after Ctrl-C twice)."""
-        lines: list[str] = []
-        while True:
-            try:
-                line = self._line("> " if not lines else "... ")
-            except KeyboardInterrupt:
-                print(file=sys.stderr)
-                if self.interrupted or not self.terminal:
-                    return None
-                self.interrupted = True
-                console.note("/exit, Ctrl-D or Ctrl-C again ends")
-                lines = []
-                continue
-            self.interrupted = False
-            if line is None:
-                return "\n".join(lines) if lines else None
-            if not lines and is_command(line):
-                return line
-            more = line.endswith("\\") != self.multiline
-            lines.append(line.removesuffix("\\"))
-            if not more:
-                return "\n".join(lines)
-
-    def _line(self, prompt: str) -> str | None:
-        if self.edit:
-            try:
-                return input(f"\001{USER}\002{prompt}" if self.color else prompt)
-            except EOFError:
-                return None
-            finally:
-                if self.color:
-                    write(RESET)
-        if self.terminal:
-            write(prompt)
-        line = sys.stdin.readline()
-        return line.removesuffix("\n").removesuffix("\r") if line else None
-
-
-def is_command(text: str) -> bool:
-    """Is it one of the commands of HELP, rather than a message that begins with a slash?"""
-    word, _, rest = text.strip().partition(" ")
-    return (word in ("/clear", "/exit", "/quit", "/help") and not rest) or word == "/save"
+    def reader(self) -> Reader:
+        return Reader(self.multiline, self.color, self.simple)
 
 
 def converse(model, conversation, first: str | None, talk: Talk) -> None:
     """Messages and replies until the input ends; `first` is the first message if there is one."""
-    reader = Reader(talk)
+    reader = talk.reader()
     start = list(conversation.messages)
     if reader.terminal and not talk.single_turn:
         console.note("/exit, /clear, /save FILE, /help; Ctrl-C stops a reply")
@@ -111,8 +59,11 @@ def converse(model, conversation, first: str | None, talk: Talk) -> None:
         first = None
         if not text.strip():
             continue
+        before = list(conversation.messages)
         conversation.messages.append({"role": "user", "content": talk.in_prefix + text + talk.in_suffix})
-        _reply(model, conversation, talk, reader.terminal)
+        if talk.verbose_prompt and len(before) == len(start):
+            print_tokens(model, conversation.tokens()[1])
+        _reply(model, conversation, before, talk, reader.terminal)
         if talk.single_turn:
             return
 
@@ -132,16 +83,19 @@ def _command(text: str, conversation, start: list) -> bool:
             conversation.save(rest.strip())
             console.note(f"saved in {rest.strip()}")
         except IkpyError as error:
-            print(f"error: {error}", file=sys.stderr)
+            console.error(str(error))
     else:
         print(HELP, file=sys.stderr)
     return True
 
 
-def _reply(model, conversation, talk: Talk, terminal: bool) -> None:
-    """Stream one reply; Ctrl-C ends it, and what does not fit is an error that does not end a session."""
-    ends, stops = model.ends(talk.stop)
+def _reply(model, conversation, before: list, talk: Talk, terminal: bool) -> None:
+    """Stream one reply; Ctrl-C ends it, and what does not fit is an error that does not end a session.
+
+    A message that could not be read, or was not because of Ctrl-C, is forgotten: the messages are those of `before`.
+    """
     try:
+        ends, stops = model.ends(talk.stop)
         pieces = conversation.reply(
             model.sampler(**talk.sampling),
             n_predict=talk.n_predict,
@@ -149,39 +103,32 @@ def _reply(model, conversation, talk: Talk, terminal: bool) -> None:
             ends=ends,
             show_special=talk.show_special,
         )
-        _show(pieces)
+        stream(model, pieces)
     except IkpyError as error:
         if not terminal or talk.single_turn:
             raise
-        if conversation.messages[-1]["role"] == "assistant":
-            conversation.messages.pop()
-        conversation.messages.pop()
-        print(f"error: {error}", file=sys.stderr)
+        conversation.messages = before
+        console.error(str(error))
         return
+    except KeyboardInterrupt:
+        if not terminal or talk.single_turn:
+            write("\n")
+            raise
+        if conversation.messages[-1]["role"] != "assistant":
+            conversation.messages = before
+            console.note(DROPPED)
+            return
     write("\n")
     if conversation.why == "length" and talk.n_predict < 0:
         console.note("the context is full; /clear makes room, -c sets its size")
 
 
-def _show(pieces):
-    """Write pieces as they come; the value of their generator, None if Ctrl-C ended it."""
-    try:
-        while True:
-            try:
-                write(next(pieces))
-            except StopIteration as end:
-                return end.value
-    except KeyboardInterrupt:
-        pieces.close()
-        return None
-
-
-def interact(model, prompt: str, talk: Talk, first: bool) -> None:
+def interact(model, prompt: str, shown: str, talk: Talk, first: bool) -> None:
     """Text that model and user write in turns; the user's turn comes at a stop string, at an end, or after Ctrl-C.
 
-    first: the user writes before the model does.
+    shown: the prompt, where it is to be repeated. first: the user writes before the model does.
     """
-    reader, sampler = Reader(talk), model.sampler(**talk.sampling)
+    reader, sampler = talk.reader(), model.sampler(**talk.sampling)
     ends, stops = model.ends(talk.stop)
 
     def add(text: str, special: bool = False, begin: bool = False) -> None:
@@ -190,10 +137,24 @@ def interact(model, prompt: str, talk: Talk, first: bool) -> None:
 
     if prompt:
         add(prompt, special=True, begin=True)
-    users = first or not prompt
+        if talk.verbose_prompt:
+            print_tokens(model, sampler.history.last(-1).tolist())
+    users, n_read = first or not prompt, 0
+    if users:
+        write(shown)
     while True:
         if not users:
-            end = _show(_turn(model, sampler, ends, stops, talk))
+            n_before = sampler.history.n
+            try:
+                end = stream(model, _turn(model, sampler, ends, stops, talk), shown)
+            except KeyboardInterrupt:
+                if not reader.terminal or talk.single_turn:
+                    write("\n")
+                    raise
+                end = None
+                if sampler.history.n == n_before:  # nothing is written yet: what has not been read is forgotten
+                    sampler.history.n = n_read
+                    console.note(DROPPED)
             if end is None or talk.single_turn:
                 write("\n")
             elif end.stop:
@@ -201,16 +162,20 @@ def interact(model, prompt: str, talk: Talk, first: bool) -> None:
             elif end.why == "eos" and stops:
                 write("\n" + stops[0])
                 add("\n" + stops[0])
+            n_read = sampler.history.n
             if talk.single_turn:
                 return
         users = False
         line = reader.read()
         if line is None or line.strip() in ("/exit", "/quit"):
             return
-        add(talk.in_prefix, special=True, begin=not sampler.history.n)
+        begin = not sampler.history.n
+        if talk.in_prefix_bos and not begin and model.vocab.bos is not None:
+            sampler.accept(model.vocab.bos)
+        add(talk.in_prefix, special=True, begin=begin)
         add(line + "\n")
         add(talk.in_suffix, special=True)
-        write(talk.in_suffix)
+        shown = talk.in_suffix
 
 
 def _turn(model, sampler, ends, stops, talk: Talk):

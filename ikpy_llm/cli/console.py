@@ -9,28 +9,61 @@ import time
 log = logging.getLogger("ikpy.cli")
 SHOW_AFTER = 0.5  # seconds a job may take before a progress bar is worth importing rich for (0.1 s)
 
+_quiet = False  # only results and errors
+_bar = None  # the rich.progress.Progress that is on the screen
 
-def setup(verbose: bool) -> None:
-    """Log records of the package go to stderr as plain lines; results go to stdout, which is made safe for any text."""
-    handler = logging.StreamHandler(sys.stderr)
+
+class _Lines(logging.Handler):
+    """Log records as plain lines on stderr, above a bar that is there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            say(self.format(record))
+        except (OSError, ValueError):  # stderr is full, closed or gone
+            self.handleError(record)
+
+
+def setup(verbose: bool, quiet: bool = False) -> None:
+    """Log records of the package go to stderr as plain lines; results go to stdout, which is made safe for any text.
+
+    quiet: no records below errors, no notes and no bars.
+    """
+    global _quiet
+    _quiet, handler = quiet, _Lines()
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s" if verbose else "%(message)s"))
     log = logging.getLogger("ikpy")
     log.handlers[:] = [handler]
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    log.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
     log.propagate = False
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(encoding="utf-8", errors="replace")
 
 
+def say(text: str) -> None:
+    """A line on stderr; a bar that is on the screen stays below it."""
+    bar = _bar
+    if bar is None:
+        print(text, file=sys.stderr, flush=True)
+    else:
+        bar.console.out(text, highlight=False)
+
+
+def error(text: str) -> None:
+    """What went wrong, where a command goes on."""
+    say(f"error: {text}")
+
+
 def note(text: str) -> None:
     """A line for the user about something that was asked for and will not be so."""
-    print(f"note: {text}", file=sys.stderr)
+    if not _quiet:
+        say(f"note: {text}")
 
 
 class Progress:
     """`progress(done, total, name)` callback: a bar on a terminal once a job takes long; elsewhere one log line.
 
-    Calls come from one job after the other; a new job shows by another total or by `done` starting again.
+    Calls come from one job after the other; a new job shows by another total or by `done` starting again. The bar goes
+    when its job is done.
     """
 
     def __init__(self, live: bool = True):
@@ -40,29 +73,36 @@ class Progress:
         self.started = 0.0
 
     def __call__(self, done: int, total: int, name: str = "") -> None:
+        if _quiet:
+            return
         now = time.monotonic()
         if total != self.total or done < self.done:
-            if self.task is not None:
-                self.bar.remove_task(self.task)
-            self.started, self.task = now, None
+            self.close()
+            self.started = now
             if name and done == 0 and not sys.stderr.isatty():  # a job that says what it is before it starts
                 log.info("%s ...", name)
         self.total, self.done = total, done
         if not sys.stderr.isatty():
             return
-        if self.bar is None and done < total and now - self.started >= SHOW_AFTER:
-            self.bar = _bar(self.live)
-            self.bar.start()
+        if done >= total:
+            self.close()
+        elif self.bar is None and now - self.started >= SHOW_AFTER:
+            self._open(name, total)
         if self.bar is not None:
-            if self.task is None:
-                self.task = self.bar.add_task(name, total=total)
             self.bar.update(self.task, completed=done, description=name, refresh=not self.live)
+
+    def _open(self, name: str, total: int) -> None:
+        global _bar
+        self.bar = _bar = _new_bar(self.live)
+        self.task = self.bar.add_task(name, total=total)
+        self.bar.start()
 
     def close(self) -> None:
         """Take the bar off the screen."""
+        global _bar
         if self.bar is not None:
             self.bar.stop()
-            self.bar = None
+            self.bar = _bar = None
 
     def __enter__(self) -> Progress:
         return self
@@ -80,7 +120,7 @@ class Bar:
 
     def __init__(self, out=None):
         self.out, self.started = out or sys.stderr, time.monotonic()
-        self.live = self.out.isatty()
+        self.live = self.out.isatty() and not _quiet
 
     def show(self, done: int, total: int, text: str) -> None:
         """Draw it anew: `done` of `total` are over."""
@@ -102,9 +142,10 @@ def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
 
 
-def _bar(live: bool):
+def _new_bar(live: bool):
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    return Progress(*columns, console=Console(stderr=True), transient=True, auto_refresh=live)
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, auto_refresh=live, redirect_stdout=False)

@@ -29,7 +29,18 @@ def model_path(options: ModelOptions):
     return hub.resolve(repo, file, token=options.hf_token, offline=options.offline or None)
 
 
-def list_cache() -> None:
+def listed(options: ModelOptions) -> bool:
+    """Do what --list-devices and -cl ask for; False where neither is given."""
+    if options.list_devices:
+        from ikpy_llm.cli import bench_machine
+
+        write(f"Available devices:\n  CPU: {bench_machine.cpu_name()}\n")
+    if options.cache_list:
+        _list_cache()
+    return options.list_devices or options.cache_list
+
+
+def _list_cache() -> None:
     """Print the models of the hub in the cache, as they are written after -hf and -hff."""
     from ikpy_llm.engine import hub
 

@@ -14,8 +14,8 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 
-from ikpy_llm.arguments import our_name
 from ikpy_llm.cli.ignored import IGNORED, NOT_YET
+from ikpy_llm.cli.words import normalize
 from ikpy_llm.errors import IkpyError
 
 KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q8_KV", "q6_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")  # of the kernels
@@ -71,7 +71,7 @@ def flag(
 
 def repack_flag(default, help: str):
     """-rtr, stated once: one value for most commands, a list for the bench."""
-    off = ("-no-rtr", "--no-run-time-repack", "--no-repack")
+    off = ("-no-rtr", "--no-run-time-repack", "-nr", "--no-repack")
     return flag(default, "-rtr", "--run-time-repack", "--repack", off=off, bare=True, env="REPACK", help=help)
 
 
@@ -112,7 +112,10 @@ def hadamard_flag(default, side: str, what: str):
 class Common:
     """What every command has."""
 
-    verbose: bool = flag(False, "-v", "--verbose", help="log what is done", env="VERBOSE")
+    verbose: bool = flag(False, "-v", "--verbose", "--log-verbose", help="log what is done", env="VERBOSE")
+    quiet: bool = flag(
+        False, "-q", "--quiet", "--log-disable", "--no-log", env="", help="only results and errors, no log and no bars"
+    )
     notices: list[str] = dataclasses.field(default_factory=list)  # lines for the user about ignored flags
 
 
@@ -174,6 +177,7 @@ class ModelOptions(Common):
         3,
         "-mla",
         "--mla-use",
+        "--mla-attn",
         metavar="N",
         minimum=0,
         maximum=3,
@@ -184,6 +188,7 @@ class ModelOptions(Common):
         256,
         "-amb",
         "--attention-max-batch",
+        "--attn-max-batch",
         metavar="MIB",
         minimum=0,
         help="memory for expanding latents: heads are then done in groups; 0 = no limit",
@@ -231,6 +236,7 @@ class ModelOptions(Common):
     )
     override_kv: list[str] = flag(
         [],
+        "-okv",
         "--override-kv",
         metavar="KEY=TYPE:VALUE",
         env="",
@@ -240,6 +246,7 @@ class ModelOptions(Common):
     cache_list: bool = flag(
         False, "-cl", "--cache-list", env="", help="list the models of the hub that are in the cache, and end"
     )
+    list_devices: bool = flag(False, "--list-devices", env="", help="name what ikpy computes on, the CPU, and end")
 
 
 def flags_of(options: type) -> list[tuple[dataclasses.Field, Flag]]:
@@ -376,50 +383,6 @@ def _default_text(field: dataclasses.Field, spec: Flag) -> str:
     return f" (default: {'on' if default is True else default})" if default != "" else ""
 
 
-def normalize(
-    argv: Sequence[str], parser: argparse.ArgumentParser, without_effect: Mapping[str, object] = IGNORED
-) -> tuple[list[str], list[str]]:
-    """(argv that argparse reads only in one way, flags that were ignored).
-
-    argparse would read `-foo` as `-f oo` and refuse `-p "-x"`; users of llama.cpp mean neither. So names are looked up
-    whole, `_` is `-` in long names, a flag that needs a value takes the next word whatever it is, and those of
-    `without_effect` (name: how many words follow it) are taken out.
-    """
-    actions, out, positional, ignored, at = parser._option_string_actions, [], [], [], 0
-    while at < len(argv):
-        name, equals, value = argv[at].partition("=")
-        at += 1
-        if not (name.startswith("-") and len(name) > 1):
-            positional.append(argv[at - 1])  # to the end: argparse wants them side by side
-            continue
-        if name.startswith("--"):
-            name = name.replace("_", "-")
-        if name not in actions and name not in without_effect:
-            raise IkpyError(f"unknown argument: {name}{_similar(name, actions)} (see {parser.prog} --help)")
-        nargs = actions[name].nargs if name in actions else without_effect[name]
-        if not equals and (nargs is None or nargs == "?"):
-            if at < len(argv) and (nargs is None or not argv[at].startswith("-")):
-                equals, value = "=", argv[at]
-                at += 1
-            elif nargs is None:
-                raise IkpyError(f"{name}: a value is missing (see {parser.prog} --help)")
-        if name in actions:
-            out.append(name + equals + value)
-            continue
-        while isinstance(nargs, int) and nargs > 0:  # more words of a flag that is ignored
-            value, nargs, at = f"{value} {argv[at] if at < len(argv) else ''}".strip(), nargs - 1, at + 1
-        ignored.append(f"{name} {value}".strip())
-    return out + positional, ignored
-
-
-def _similar(name: str, actions: Mapping[str, object]) -> str:
-    import difflib
-
-    close = [flag for flag, action in actions.items() if action.dest == our_name(name)]
-    close = close[-1:] or difflib.get_close_matches(name, actions, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 def from_environment(options: type, environ: Mapping[str, str]) -> dict[str, object]:
     """Values of the flags that environment variables set; IKPY_X wins over LLAMA_ARG_X."""
     values = {}
@@ -445,5 +408,5 @@ def parse(options: type, argv: Sequence[str], program: str, description: str | N
     if ignored:
         result.notices.append(f"ignored, they change nothing in ikpy: {', '.join(ignored)}")
     if missing:
-        result.notices.append(f"ignored, ikpy cannot do that yet: {', '.join(missing)}")
+        result.notices.append(f"ignored, ikpy cannot do that, and the text is the same without: {', '.join(missing)}")
     return result

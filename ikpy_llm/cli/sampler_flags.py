@@ -95,6 +95,14 @@ FLAGS_OF_TEXT = (
         "--prompt-cache-all": 0,
         "--prompt-cache-ro": 0,
     }
+    | dict.fromkeys(
+        "--escape --no-escape -cnv --conversation -no-cnv --no-cnv --no-conversation -st --single-turn".split(), 0
+    )
+    | dict.fromkeys("-i --interactive -if --interactive-first -mli --multiline-input --in-prefix-bos".split(), 0)
+    | dict.fromkeys("--no-display-prompt --display-prompt -sp --special --simple-io --verbose-prompt".split(), 0)
+    | dict.fromkeys("-sys --system-prompt -sysf --system-prompt-file -r --reverse-prompt --in-prefix".split())
+    | dict.fromkeys("--in-suffix --chat-template --chat-template-file --chat-template-kwargs -rea --reasoning".split())
+    | {"--reasoning-budget": None, "-co": "?", "--color": "?", "--perf": 0, "--no-perf": 0}
 )
 
 
@@ -120,7 +128,7 @@ def sampling_of(options) -> dict:
 
 
 def _rules(options) -> dict:
-    from ikpy_llm.cli.text import read_file
+    from ikpy_llm.cli.text import read_file, word
     from ikpy_llm.engine import grammar
 
     found = {
@@ -135,6 +143,6 @@ def _rules(options) -> dict:
     if not names:
         return {}
     value = found[names[0]]
-    text = read_file(names[0], value) if names[0] in ("--grammar-file", "-jf") else value
+    text = read_file(names[0], value) if names[0] in ("--grammar-file", "-jf") else word(value)
     grammar.library()  # say now that it is missing, not when the model is loaded
     return {"grammar" if "grammar" in names[0] else "json_schema": text}

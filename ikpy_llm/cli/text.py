@@ -1,33 +1,106 @@
-"""Texts that commands read and write: files, escapes, stdout."""
+"""Texts that commands read and write: files, escapes, words of the command line, stdout."""
 
+import os
 import sys
 
 from ikpy_llm.errors import IkpyError
 
-ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "'": "'", '"': '"', "\\": "\\"}
+ESCAPES = {"n": b"\n", "r": b"\r", "t": b"\t", "'": b"'", '"': b'"', "\\": b"\\"}
+_stdin_taken = ""  # the flag that has read stdin
 
 
 def unescape(text: str) -> str:
-    r"""Resolve \n \r \t \' \" \\ and \xHH as llama.cpp does; any other backslash stays."""
+    r"""Resolve \n \r \t \' \" \\ and \xHH as llama.cpp does; any other backslash stays.
+
+    \xHH is a byte, so that \xe2\x82\xac is the euro sign.
+    """
     import re
 
     def value(match):
-        key = match[1]
-        return ESCAPES[key] if key in ESCAPES else chr(int(key[1:], 16))
+        key = match[1].decode()
+        return ESCAPES[key] if key in ESCAPES else bytes([int(key[1:], 16)])
 
-    return re.sub(r"""\\([nrt'"\\]|x[0-9a-fA-F]{2})""", value, text)
+    return _text_of(re.sub(rb"""\\([nrt'"\\]|x[0-9a-fA-F]{2})""", value, _bytes_of(text)))
 
 
-def read_file(flag: str, path: str) -> str:
-    """The text of a file that a flag names, as it is."""
+def word(text: str) -> str:
+    """A text of the command line as it was meant: what the locale could not decode is UTF-8."""
+    return text if text.isascii() else _text_of(_bytes_of(text))
+
+
+def _bytes_of(text: str) -> bytes:
+    """UTF-8; of characters that the locale could not decode, the bytes that they came as."""
+    if any("\udc80" <= c <= "\udcff" for c in text):  # then the locale's own encoding is no UTF-8
+        try:
+            return os.fsencode(text)
+        except UnicodeEncodeError:
+            pass
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _text_of(data: bytes) -> str:
+    """The text of UTF-8; what is none becomes U+FFFD, with a warning."""
     try:
-        with open(path, encoding="utf-8") as file:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        from ikpy_llm.cli import console
+
+        console.note(f"a text of the command line is not UTF-8 (byte {data[error.start]:#04x}); U+FFFD stands for it")
+        return data.decode("utf-8", "replace")
+
+
+def read_file(flag: str, path: str, exact: bool = False) -> str:
+    """The text of a file that a flag names, `-` is stdin; exact: line ends stay as they are."""
+    if path == "-":
+        return read_stdin(f"{flag} -", exact)
+    try:
+        with open(path, encoding="utf-8", newline="" if exact else None) as file:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise IkpyError(f"{flag} {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def read_stdin(flag: str, exact: bool = True) -> str:
+    """All of stdin, which only one flag can have."""
+    global _stdin_taken
+    if _stdin_taken:
+        raise IkpyError(f"{flag}: stdin has been read by {_stdin_taken}")
+    _stdin_taken = flag
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise IkpyError(f"{flag}: {error}") from None
+    return text if exact else text.replace("\r\n", "\n")
 
 
 def write(text: str) -> None:
     """To stdout, at once."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def stream(model, pieces, head: str = ""):
+    """Write `head`, and pieces as they come; the value of their generator. It is closed at the end, after Ctrl-C too.
+
+    On a terminal the head comes with the first piece, as progress is shown where it would stand.
+    """
+    from ikpy_llm.cli import console
+
+    if head and not sys.stderr.isatty():
+        write(head)
+        head = ""
+    try:
+        with console.Progress() as progress:
+            model.while_reading(progress)
+            while True:
+                try:
+                    piece = next(pieces)
+                except StopIteration as end:
+                    write(head)
+                    return end.value
+                model.while_reading(None)  # a bar in the middle of a text would erase a line of it
+                write(head + piece)
+                head = ""
+    finally:
+        model.while_reading(None)
+        pieces.close()

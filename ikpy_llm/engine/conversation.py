@@ -134,10 +134,11 @@ def stream(
 
     n_predict < 0: until the model ends its text (a token of `ends`, which is not shown) or the context is full.
     keep: when it is full, go on without the older half of the text but for so many tokens at its beginning, -1: the
-    prompt; None: end there.
+    prompt; None, or with n_predict -2: end there.
     IkpyError where the session was used for something else between two pieces: the later use wins.
     """
     session, matcher, text, out, why = cache.session, StopMatcher(stops), list(tokens), [], "length"
+    keep = None if n_predict == -2 else keep
     endless = n_predict < 0 and keep is not None
     n_kept = len(tokens) if keep is not None and keep < 0 else keep or 0
     left = n_predict if n_predict >= 0 else session.n_ctx
@@ -213,7 +214,8 @@ class Conversation:
     def reply(
         self, sampler, *, n_predict: int = -1, stops=(), ends=None, show_special: bool = False
     ) -> Generator[str, None, End]:
-        """The next message of the assistant in pieces; it joins `messages` when the generator ends or is closed.
+        """The next message of the assistant in pieces; it joins `messages` when the generator ends, or is closed after
+        it has begun.
 
         The generator's own value says how it ended. ends: tokens that end it, default: the vocabulary's.
         show_special: `<|...|>` tokens are part of the text.
@@ -248,7 +250,8 @@ class Conversation:
         finally:
             source.close()
             answer = "".join(pieces)
-            messages.append({"role": "assistant", "content": answer})
+            if answer or end is not None:  # else it was interrupted while the messages were read
+                messages.append({"role": "assistant", "content": answer})
             if end is not None and self.why != "stop":
                 self._text, self._ids = text + answer, tokens + end.ids
             else:  # the text is cut within a token

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from ikpy_llm.engine.workers import KERNELS as WORKER_KERNELS
 from ikpy_llm.engine.workers import Workers
 from ikpy_llm.errors import IkpyError, ModelFileError, shown
 from ikpy_llm.kernels import cores, jit
+from ikpy_llm.kernels.runner import RECORD
 
 log = logging.getLogger("ikpy.session")
 ALL_LOGITS = 64 << 20  # bytes of logits one step may produce; longer requests for all rows take several steps
@@ -94,6 +96,7 @@ class Session:
         self._words = memoryview(self._state.reshape(-1))  # its numbers; NumPy's code is cold when a token begins
         self._ids = np.zeros(max(n_rows, 1), np.int32)
         self._lock = threading.Lock()
+        self.progress: Callable[[int, int, str], None] | None = None  # called while several tokens are read
         self._open(graph, need, progress)
 
     def __repr__(self) -> str:
@@ -319,11 +322,18 @@ class Session:
     def _eval_last(self, tokens: np.ndarray) -> np.ndarray:
         if len(tokens) == 1:
             return self._step("gen", tokens, 1)
-        n = self._shapes["prompt"].n_rows
-        for i in range(0, len(tokens), n):
+        n, total, told = self._shapes["prompt"].n_rows, len(tokens), None
+        if self.progress is not None:
+            self.progress(0, total, "")
+        for i in range(0, total, n):
             part = tokens[i : i + n]
-            logits = self._step("prompt", part, 1 if i + len(part) == len(tokens) else 0)
+            if self.progress is not None:
+                told = partial(self._tell, i, len(part), total)
+            logits = self._step("prompt", part, 1 if i + len(part) == total else 0, told)
         return logits
+
+    def _tell(self, before: int, n: int, total: int, share: float) -> None:
+        self.progress(before + int(share * n), total, "read prompt")
 
     def _eval_all(self, tokens: np.ndarray, name: str) -> np.ndarray:
         parts, n = [], self._shapes[name].n_rows
@@ -332,8 +342,11 @@ class Session:
             parts.append(self._step(name, part, len(part)))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
-    def _step(self, name: str, tokens: np.ndarray, n_outputs: int) -> np.ndarray:
-        """Run one program on at most as many tokens as it takes; logits of the last n_outputs rows."""
+    def _step(self, name: str, tokens: np.ndarray, n_outputs: int, told=None) -> np.ndarray:
+        """Run one program on at most as many tokens as it takes; logits of the last n_outputs rows.
+
+        told(share): called meanwhile with how much of it is done.
+        """
         program, logits = self._program(name)
         n = len(tokens)
         self._ids[:n] = tokens
@@ -347,7 +360,13 @@ class Session:
         count = program.count if n_outputs else program.body
         self._written = max(self._written, end)
         start = time.perf_counter()
-        self._pools[self.threads_of(name)].run(program.address, count)
+        run, address, done = self._pools[self.threads_of(name)].run, program.address, 0
+        for n_records in program.parts(n, count):  # between them Python obeys Ctrl-C
+            run(address, n_records)
+            address += 8 * RECORD * n_records
+            done += n_records
+            if told is not None:
+                told(done / count)
         seconds = time.perf_counter() - start
         if any(words[BAD::BLOCK]):
             raise IkpyError(

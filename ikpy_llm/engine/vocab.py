@@ -1,6 +1,7 @@
 """The vocabulary of a model: text to token ids and back, built from the file's own tokens."""
 
 import codecs
+import logging
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,8 @@ from ikpy_llm.engine.vocab_spm import SpmEncoder, spm_bytes
 from ikpy_llm.engine.vocab_ugm import UgmEncoder
 from ikpy_llm.engine.vocab_wpm import WpmEncoder, cleaned
 from ikpy_llm.errors import IkpyError, ModelFileError, shown
+
+log = logging.getLogger("ikpy.vocab")
 
 
 @dataclass(frozen=True)
@@ -232,7 +235,16 @@ class Vocab:
             after_special = isinstance(part, int)
         if add_special and self.add_eos and self.eos is not None:
             out.append(self.eos)
+        if add_special and text:
+            self._warn_of_two(self.bos if self.add_bos else None, out[:2], "begins")
+            self._warn_of_two(self.eos if self.add_eos else None, out[-2:], "ends")
         return out
+
+    def _warn_of_two(self, added: int | None, ids: list[int], where: str) -> None:
+        """`added`: the token that was put where the text already had one; `ids`: the two that are there."""
+        if added is not None and ids == [added, added]:
+            name = shown(self.pieces[added])
+            log.warning("the text %s with two %s: the model asks for one, so leave it out of the text", where, name)
 
     def starts_special(self, text: str) -> bool:
         """Does `text` begin with a special token? Then its tokens do not depend on what stands before it."""

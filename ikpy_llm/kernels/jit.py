@@ -212,7 +212,9 @@ class _Compiler:
         import subprocess  # 4 ms
 
         command = [sys.executable, "-P", "-m", "ikpy_llm.kernels.compile"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        # In a session of its own, as the terminal would send Ctrl-C to it too, for which it has only a traceback.
+        self.process = subprocess.Popen(command, env=env, start_new_session=True, **pipes)
 
     def compile(self, spec: Kernel) -> dict:
         """{"ok": True} or {"error": why}"""
@@ -223,6 +225,10 @@ class _Compiler:
         except OSError:  # the child ended before it could read
             answer = ""
         return json.loads(answer) if answer else {"error": f"compiler process ended with code {self.process.wait()}"}
+
+    def kill(self) -> None:
+        """End it in the middle of a kernel."""
+        self.process.kill()
 
     def close(self) -> None:
         with self.process, contextlib.suppress(OSError):
@@ -245,6 +251,7 @@ def compile_missing(specs: list[Kernel], progress=None) -> None:
     share functions, which a process compiles once.
     """
     queue, done, failed, lock = list(specs), 0, [], threading.Lock()
+    running: list[_Compiler] = []
     n_children = min(len(specs), cores.n_logical())
     log.info("compiling %d kernels for %s in %d processes", len(specs), target.current().title, n_children)
     if progress:
@@ -261,6 +268,7 @@ def compile_missing(specs: list[Kernel], progress=None) -> None:
         with lock:
             compiler = kept.pop() if kept else None
         compiler = compiler or _Compiler(env)
+        running.append(compiler)
         while True:
             with lock:
                 if not queue or failed:
@@ -280,10 +288,16 @@ def compile_missing(specs: list[Kernel], progress=None) -> None:
         compiler.close()
 
     threads = [threading.Thread(target=serve, args=(-(i % 2),), daemon=True) for i in range(n_children)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    try:
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    except BaseException:  # Ctrl-C: nobody waits for the kernels that are being compiled
+        queue.clear()
+        for compiler in running:
+            compiler.kill()
+        raise
     if failed:
         raise JitError("; ".join(failed))
 

@@ -1,14 +1,16 @@
 """measure tokens per second, as llama-bench does, and the share of this machine's roofs"""
 
+import contextlib
 import dataclasses
 import itertools
 import sys
 import time
+import types
 from collections.abc import Iterator
 
 from ikpy_llm.cli import bench_machine, bench_report, bench_run, console, overrides
 from ikpy_llm.cli.bench_result import Result, Test, record, samples
-from ikpy_llm.cli.model_file import list_cache, model_path
+from ikpy_llm.cli.model_file import listed, model_path
 from ikpy_llm.cli.options import (
     ModelOptions,
     Pair,
@@ -30,12 +32,14 @@ FORMATS = tuple(bench_report.FORMATS)
 class Options(ModelOptions):
     """Flags of `ikpy-bench`. Lists are comma separated, ranges are 8-32, 8-32+8, 8-32*2; every combination is run."""
 
+    WITHOUT_EFFECT = types.MappingProxyType({"--perf": 0, "--no-perf": 0})
+
     model: list[str] = flag([], "-m", "--model", metavar="FNAME", help="GGUF file(s); default: the demo model")
     hf_repo: list[str] = flag(
         [], "-hf", "-hfr", "--hf-repo", metavar="USER/REPO[:QUANT]", help="models of the Hugging Face hub, fetched once"
     )
     mla: list[int] = flag(
-        [], "-mla", "--mla-use", metavar="N", minimum=0, maximum=3, help="as in ikpy-run (default: 3)"
+        [], "-mla", "--mla-use", "--mla-attn", metavar="N", minimum=0, maximum=3, help="as in ikpy-run (default: 3)"
     )
     n_prompt: list[int] = flag(
         [], "-p", "--n-prompt", metavar="N", minimum=0, help="prompt tokens, 0: none (default: 512)"
@@ -55,6 +59,7 @@ class Options(ModelOptions):
     threads_pairs: list[Pair] = flag(
         [],
         "-tgb",
+        "--threads-gen-batch",
         metavar="GEN,BATCH",
         env="",
         help="worker threads of generation and of prompts; pairs: GEN,BATCH;...",
@@ -106,25 +111,39 @@ class Options(ModelOptions):
     plot: str | None = flag(None, "--plot", metavar="FILE", env="", help="picture of --synthetic: speed against bits")
 
 
-def main(options: Options) -> None:
-    """Run every test of every combination; each result is printed when it is there."""
-    if options.cache_list:
-        return list_cache()
+def main(options: Options) -> int:
+    """Run every test of every combination; each result is printed when it is there. 1 where some could not be run."""
+    if listed(options):
+        return 0
     check(options)
     tests = tests_of(options)
-    writers, results = writers_of(options, tests), []
-    for result in results_of(options, tests):
-        results.append(result)
-        for writer in writers:
-            writer.add(result)
-    for writer in writers:
-        writer.end()
-    if options.plot:
+    writers, results, failed = writers_of(options, tests), [], []
+    with ended(writers):
+        for result in results_of(options, tests, failed):
+            results.append(result)
+            for writer in writers:
+                writer.add(result)
+    if options.plot and results:
         from ikpy_llm.cli import bench_plot
 
         bench_plot.types([record(r, bench_machine.BUILD) | samples(r) for r in results], options.plot)
         print(f"wrote {options.plot}", file=sys.stderr)
-    return None
+    return int(bool(failed))
+
+
+@contextlib.contextmanager
+def ended(writers: list[bench_report.Writer]) -> Iterator[None]:
+    """Whatever happens inside, Ctrl-C too, what has been written is whole; not where nobody reads it any more."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except BaseException:
+        for writer in writers:
+            writer.end()
+        raise
+    for writer in writers:
+        writer.end()
 
 
 def check(options: Options) -> None:
@@ -203,29 +222,53 @@ class Profiles(bench_report.Writer):
             self.print("\n", text)
 
 
-def results_of(options: Options, tests: list[Test]) -> Iterator[Result]:
-    """The finished tests: models, then parameters, then tests; a model is loaded again only where it has to be."""
+def results_of(options: Options, tests: list[Test], failed: list[str]) -> Iterator[Result]:
+    """The finished tests: models, then parameters, then tests; a model is loaded again only where it has to be.
+
+    What cannot be loaded or run is an error on stderr, once, and in `failed`; the others are measured.
+    """
     n_ctx, number, session, loaded, held = max(t.n_positions for t in tests), 0, None, None, []
     setups = list(setups_of(options, tests))
-    total = sum(len(some) for *_, some in setups)
+    total, first = sum(len(some) for *_, some in setups), True
     try:
         for setup, n_batch, n_ubatch, some in setups:
             if setup != loaded:
                 if session:
                     session.close()
-                session, held = None, []  # its memory is given back before the next takes its own
-                with console.Progress() as progress:
-                    session, first, loaded = setup.open(n_ctx, progress), loaded is None, setup
-                if first:
-                    bench_machine.note_load()
+                session, held, loaded = None, [], setup  # its memory is free before the next
+                try:
+                    with console.Progress() as progress:
+                        session = setup.open(n_ctx, progress)
+                except IkpyError as error:
+                    fail(error, failed)
+                else:
+                    if first:
+                        bench_machine.note_load()
+                    first = False
             for test in some:
                 number += 1
+                if session is None:
+                    continue
                 if options.show_progress:
                     print(f"ikpy-bench: benchmark {number}/{total}: {test.name}", file=sys.stderr, flush=True)
-                yield measure(session, test, n_batch, n_ubatch, options, held)
+                try:
+                    result = measure(session, test, n_batch, n_ubatch, options, held)
+                except IkpyError as error:
+                    fail(error, failed)
+                    session.close()
+                    session = None
+                    continue
+                yield result
     finally:
         if session:
             session.close()
+
+
+def fail(error: IkpyError, failed: list[str]) -> None:
+    """Say what went wrong, unless it was said."""
+    if str(error) not in failed:
+        console.error(str(error))
+    failed.append(str(error))
 
 
 def setups_of(options: Options, tests: list[Test]):

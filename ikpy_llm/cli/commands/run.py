@@ -1,17 +1,30 @@
 """continue a prompt: text on stdout, timings on stderr"""
 
 import dataclasses
-import json
 import sys
 
 from ikpy_llm.cli import console, overrides, prompt_cache
-from ikpy_llm.cli.model_file import list_cache, model_path
+from ikpy_llm.cli.model_file import listed, model_path
 from ikpy_llm.cli.options import ModelOptions, flag
+from ikpy_llm.cli.prompt import (
+    escaped,
+    lacks_format,
+    may_chat,
+    piped_prompt,
+    print_tokens,
+    prompt_of,
+    system_of,
+    template_of,
+    template_variables,
+)
 from ikpy_llm.cli.sampler_flags import SamplerFlags, sampling_of
-from ikpy_llm.cli.text import read_file, unescape, write
+from ikpy_llm.cli.text import stream, write
 from ikpy_llm.errors import IkpyError
 
 COLOR_PROMPT, RESET = "\033[33m", "\033[0m"  # as in llama.cpp: the prompt is yellow
+NO_PROMPT = (
+    'no prompt; give -p TEXT or -f FILE, for example: ikpy-run -p "The capital of France is" -n 24; or -cnv to converse'
+)
 
 
 @dataclasses.dataclass
@@ -19,7 +32,7 @@ class Options(ModelOptions, SamplerFlags):
     """Flags of `ikpy-run`; names and defaults as in ik_llama.cpp."""
 
     prompt: str | None = flag(None, "-p", "--prompt", metavar="TEXT", env="", help="text to continue")
-    file: str | None = flag(None, "-f", "--file", metavar="FNAME", env="", help="file with the text to continue")
+    file: str | None = flag(None, "-f", "--file", metavar="FNAME", env="", help="the text from a file, -: from stdin")
     escape: bool = flag(
         True, "-e", "--escape", off=("--no-escape",), env="", help=r"\n, \t, \\ ... in -p are escapes (default: on)"
     )
@@ -74,14 +87,14 @@ class Options(ModelOptions, SamplerFlags):
         None,
         "-cnv",
         "--conversation",
-        off=("-no-cnv", "--no-conversation"),
-        help="converse in the model's chat format; -p is the first message",
+        off=("-no-cnv", "--no-cnv", "--no-conversation"),
+        help="converse in the model's chat format; -p is the first message (default: on a terminal without -p)",
     )
     system: str | None = flag(
         None, "-sys", "--system-prompt", metavar="TEXT", env="", help="system message of a conversation (implies -cnv)"
     )
     system_file: str | None = flag(
-        None, "-sysf", "--system-prompt-file", metavar="FNAME", env="", help="the same from a file"
+        None, "-sysf", "-spf", "--system-prompt-file", metavar="FNAME", env="", help="the same from a file"
     )
     single_turn: bool = flag(False, "-st", "--single-turn", help="end after one reply (implies -cnv)")
     chat_template: str | None = flag(
@@ -94,9 +107,7 @@ class Options(ModelOptions, SamplerFlags):
     reasoning: str = flag(
         "auto", "-rea", "--reasoning", choices=("on", "off", "auto"), help="let a model think that can be asked not to"
     )
-    reasoning_budget: int = flag(
-        -1, "--reasoning-budget", metavar="N", minimum=-1, help="0 is -rea off; other numbers set no limit yet"
-    )
+    reasoning_budget: int = flag(-1, "--reasoning-budget", metavar="N", minimum=-1, help="0: -rea off; -1: no limit")
     interactive: bool = flag(
         False, "-i", "--interactive", help="take turns in raw text: the user's comes at -r, an end or Ctrl-C"
     )
@@ -105,6 +116,7 @@ class Options(ModelOptions, SamplerFlags):
         [], "-r", "--reverse-prompt", metavar="TEXT", env="", commas=False, help="text at which the model stops"
     )
     in_prefix: str = flag("", "--in-prefix", metavar="TEXT", env="", help="put before what the user writes")
+    in_prefix_bos: bool = flag(False, "--in-prefix-bos", env="", help="with -i: BOS before that")
     in_suffix: str = flag("", "--in-suffix", metavar="TEXT", env="", help="put behind what the user writes")
     multiline: bool = flag(
         False, "-mli", "--multiline-input", help=r"messages of several lines; \ at a line's end ends"
@@ -113,6 +125,8 @@ class Options(ModelOptions, SamplerFlags):
         "off", "-co", "--color", choices=("on", "off", "auto"), bare="on", help="color the prompt and the user's lines"
     )
     simple_io: bool = flag(False, "--simple-io", help="no colors and no line editing")
+    verbose_prompt: bool = flag(False, "--verbose-prompt", env="", help="show the tokens of the prompt first")
+    perf: bool = flag(True, "--perf", off=("--no-perf",), env="", help="timings at the end (default: on)")
     profile: str | None = flag(
         None, "--profile", metavar="FILE", bare="-", env="", help="show where the time goes; FILE: write it as JSON too"
     )
@@ -120,23 +134,26 @@ class Options(ModelOptions, SamplerFlags):
 
 def main(options: Options) -> None:
     """Load the model, stream the text or converse, print the timings."""
-    if options.cache_list:
-        return list_cache()
+    if listed(options):
+        return
     prompt, system = prompt_of(options), system_of(options)
     chat = options.conversation
     if chat is None:
         chat = not takes_turns(options) and (system is not None or options.single_turn)
     elif chat and takes_turns(options):
         raise IkpyError("-cnv and -i exclude each other")
+    elif chat and options.in_prefix_bos:
+        raise IkpyError("--in-prefix-bos is for -i; in a conversation the chat format puts BOS")
     prompt_cache.check(options)
     if prompt is None and not (chat or takes_turns(options) or prompt_cache.exists(options.prompt_cache)):
-        raise IkpyError(
-            'no prompt; give -p TEXT or -f FILE, for example: ikpy-run -p "The capital of France is" -n 24; or -cnv'
-        )
+        prompt = piped_prompt()
+        chat = prompt is None and may_chat(options)
+        if prompt is None and not chat:
+            raise IkpyError(NO_PROMPT)
     sampling = sampling_of(options) | {"ignore_eos": options.ignore_eos or options.n_predict == -2}
     if options.context_shift and options.keep is None:
         options.keep = 0
-    variables = template_variables(options)
+    template, variables = template_of(options), template_variables(options)
     from ikpy_llm import Model
 
     with console.Progress() as progress:
@@ -164,10 +181,11 @@ def main(options: Options) -> None:
     with model:
         with prompt_cache.kept(model, options) as tokens:
             if not (chat or takes_turns(options)):
-                complete(model, prompt or tokens, options, sampling)
+                complete(model, tokens if prompt is None else prompt, options, sampling)
             else:
-                take_turns(model, prompt, system, options, sampling, variables, chat)
-        print_timings(model.timings)
+                take_turns(model, prompt, system, options, sampling, template, variables, chat)
+        if options.perf and not options.quiet:
+            print_timings(model.timings)
         if options.ser:
             used, n = model.session.experts_per_token, model.session.params.n_expert_used
             print(f"experts: {used:.2f} of {n} per token and layer (-ser {options.ser})", file=sys.stderr)
@@ -176,30 +194,34 @@ def main(options: Options) -> None:
 
             text = bench_profile.of_session(model.session, model.timings.n_prompt, options.profile)
             print("", text, sep="\n", file=sys.stderr)
-    return None
 
 
 def complete(model, prompt: str | list[int], options: Options, sampling: dict) -> None:
     """One text (or its tokens) continued."""
+    tokens = model.tokenize(prompt, parse_special=True) if isinstance(prompt, str) else prompt
+    if options.verbose_prompt:
+        print_tokens(model, tokens)
+    if options.conversation is None and lacks_format(model, tokens):
+        console.note("the text is continued as it is; -cnv makes it a message in the chat format of the model")
     pieces = model.generate(
-        prompt,
+        tokens,
         n_predict=options.n_predict,
         stop=[escaped(options, text) for text in options.reverse_prompt],
         keep=options.keep,
         show_special=options.special,
         **sampling,
     )
+    text = ""
     if options.display_prompt:
-        prompt = prompt if isinstance(prompt, str) else model.detokenize(prompt)
-        write(f"{COLOR_PROMPT}{prompt}{RESET}" if colors(options) else prompt)
+        text = prompt if isinstance(prompt, str) else model.detokenize(prompt)
+        text = f"{COLOR_PROMPT}{text}{RESET}" if colors(options) else text
     try:
-        for piece in pieces:
-            write(piece)
+        stream(model, pieces, text)
     finally:
         write("\n")
 
 
-def take_turns(model, prompt, system, options: Options, sampling: dict, variables: dict, chat: bool) -> None:
+def take_turns(model, prompt, system, options: Options, sampling: dict, template, variables: dict, chat: bool) -> None:
     """A conversation, in chat format or raw text."""
     from ikpy_llm.cli import chat_loop
 
@@ -213,18 +235,16 @@ def take_turns(model, prompt, system, options: Options, sampling: dict, variable
         multiline=options.multiline,
         in_prefix=escaped(options, options.in_prefix),
         in_suffix=escaped(options, options.in_suffix),
+        in_prefix_bos=options.in_prefix_bos,
+        verbose_prompt=options.verbose_prompt,
         color=colors(options),
         simple=options.simple_io,
     )
     if not chat:
-        if prompt and options.display_prompt:
-            write(prompt)
-        chat_loop.interact(model, prompt or "", talk, options.interactive_first)
+        shown = prompt if prompt and options.display_prompt else ""
+        chat_loop.interact(model, prompt or "", shown, talk, options.interactive_first)
         return
     messages = [{"role": "system", "content": system}] if system else []
-    template = options.chat_template
-    if options.chat_template_file is not None:
-        template = read_file("--chat-template-file", options.chat_template_file)
     chat_loop.converse(model, model.conversation(messages, template=template, **variables), prompt, talk)
 
 
@@ -235,47 +255,6 @@ def takes_turns(options: Options) -> bool:
 def colors(options: Options) -> bool:
     """Are colors wanted, and is there a terminal to show them?"""
     return options.color != "off" and not options.simple_io and sys.stdout.isatty()
-
-
-def template_variables(options: Options) -> dict:
-    """What the chat template may read besides the messages."""
-    if options.chat_template is not None and options.chat_template_file is not None:
-        raise IkpyError("--chat-template and --chat-template-file exclude each other")
-    variables = {}
-    if options.reasoning != "auto" or options.reasoning_budget == 0:
-        variables["enable_thinking"] = options.reasoning != "off" and options.reasoning_budget != 0
-    if options.chat_template_kwargs is not None:
-        try:
-            given = json.loads(options.chat_template_kwargs)
-        except ValueError as error:
-            raise IkpyError(f"--chat-template-kwargs is not JSON: {error}") from None
-        if not isinstance(given, dict):
-            raise IkpyError(f"--chat-template-kwargs is {options.chat_template_kwargs}; a JSON object is accepted")
-        variables |= given
-    return variables
-
-
-def system_of(options: Options) -> str | None:
-    """The text of -sys (with escapes resolved) or -sysf."""
-    if options.system is not None and options.system_file is not None:
-        raise IkpyError("-sys and -sysf exclude each other")
-    if options.system_file is not None:
-        return read_file("-sysf", options.system_file).removesuffix("\n")
-    return None if options.system is None else escaped(options, options.system)
-
-
-def prompt_of(options: Options) -> str | None:
-    """The text of -p (with escapes resolved) or of -f (as it is, without the last newline); None without either."""
-    if options.prompt is not None and options.file is not None:
-        raise IkpyError("-p and -f exclude each other; give -p TEXT or -f FILE")
-    if options.file is not None:
-        return read_file("-f", options.file).removesuffix("\n")
-    return None if options.prompt is None else escaped(options, options.prompt)
-
-
-def escaped(options: Options, text: str) -> str:
-    """A text of the command line with its escapes resolved, unless --no-escape."""
-    return unescape(text) if options.escape else text
 
 
 def print_timings(t) -> None:

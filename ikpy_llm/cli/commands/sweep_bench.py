@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ikpy_llm.cli import bench_machine, bench_run, console, overrides, sweep_rows
 from ikpy_llm.cli.bench_result import Test
-from ikpy_llm.cli.model_file import list_cache, model_path
+from ikpy_llm.cli.model_file import listed, model_path
 from ikpy_llm.cli.options import ModelOptions, flag
 from ikpy_llm.cli.sampler_flags import FLAGS_OF_TEXT
 from ikpy_llm.cli.sweep_rows import KEYS, Run
@@ -54,8 +54,8 @@ class Options(ModelOptions):
 
 def main(options: Options) -> None:
     """Run the sweep and print a row at a time; draw it and earlier ones."""
-    if options.cache_list:
-        return list_cache()
+    if listed(options):
+        return
     if options.files and not options.compare:
         raise IkpyError(f"{options.files[0]}: result files follow --compare")
     runs = [sweep_rows.read_run(path) for path in options.compare + options.files]
@@ -70,7 +70,6 @@ def main(options: Options) -> None:
         print(f"wrote {options.plot}", file=sys.stderr)
     elif options.compare:
         print(sweep_rows.comparison(runs))
-    return None
 
 
 def run(options: Options) -> Run:
