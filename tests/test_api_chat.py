@@ -161,6 +161,15 @@ def test_grammar_and_schema(model):
     schema = {"type": "array", "items": {"type": "integer", "minimum": 10, "maximum": 99}, "minItems": 2, "maxItems": 2}
     found = json.loads("".join(model.chat(CHAT, n_predict=80, json_schema=schema, temp=1.0, seed=1)))
     assert len(found) == 2 and all(10 <= x <= 99 for x in found)
+
+    class Found:  # as a class of pydantic
+        model_json_schema = staticmethod(lambda: {"enum": [10, 20]})
+
+    assert "".join(model.generate("AB", n_predict=20, json_schema=Found)) in ("10", "20")
+    with pytest.raises(IkpyError, match=r"no token of the vocabulary goes on with the text$"):
+        "".join(model.generate("AB", n_predict=20, json_schema={"enum": ["x", "y"]}))
+    with pytest.raises(IkpyError, match="json_schema is 3; a text"):
+        model.generate("AB", json_schema=3)
     with pytest.raises(IkpyError, match="exclude"):
         model.generate("AB", grammar="x", json_schema={})
 

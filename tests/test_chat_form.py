@@ -83,7 +83,7 @@ def test_a_lost_text_of_the_user_is_an_error(inner):
 
 def test_other_roles_that_are_lost():
     known = "{% if m.role in ('system', 'user', 'assistant') %}[{{ m.role }}|{{ m.content }}]{% endif %}"
-    for role in ("tool", "developer", "function"):
+    for role in ("tool", "function"):
         with pytest.raises(IkpyError, match=rf"message 4 \(role '{role}'\)"):
             render(LOOP + known + END, [*TALK, {"role": role, "content": "3"}])
     # a template without system texts gets them in front of the user's, be it silent or not
@@ -91,6 +91,18 @@ def test_other_roles_that_are_lost():
     assert render(LOOP + users + END, TALK[:2]) == "[user|Be brief.\n\na]"
     with pytest.raises(IkpyError, match=r"message 2 \(role 'system'\)"):
         render(LOOP + users + END, [TALK[1], TALK[2], TALK[0], TALK[3]])
+
+
+def test_developer_is_the_newer_name_of_system():
+    talk = [{"role": "developer", "content": "Be brief."}, *TALK[1:]]
+    assert render(around("{{ m.content }}"), talk) == TEXTS.replace("system", "developer")
+    known = "{% if m.role in ('system', 'user', 'assistant') %}[{{ m.role }}|{{ m.content }}]{% endif %}"
+    refuse = "{% if m.role not in ('system', 'user', 'assistant') %}{{ raise_exception('no') }}{% endif %}"
+    for text in (known, refuse + known):
+        assert render(LOOP + text + END, talk) == TEXTS
+    users = "{% if m.role == 'user' %}[user|{{ m.content }}]{% endif %}"
+    assert render(LOOP + users + END, talk[:2]) == "[user|Be brief.\n\na]"
+    assert talk[0]["role"] == "developer"
 
 
 def test_texts_that_a_template_changes():

@@ -22,7 +22,7 @@ class Form:
 
     `parts`: roles whose content is a list of typed parts. `joined`: of one part each. `arguments` of tool
     calls: dict, str, or None as given. `null`: content None stays None, else it is an empty text. `merged`: the system
-    text stands in front of the first user text.
+    text stands in front of the first user text. `system`: the role developer, its newer name, is called so.
     """
 
     parts: frozenset = frozenset()
@@ -30,6 +30,7 @@ class Form:
     arguments: type | None = None
     null: bool = True
     merged: bool = False
+    system: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ def _best(render: Render, probe: list[dict], words: list[Word]) -> tuple[Form, s
     def first_good(forms) -> Form | None:
         return next((form for form in forms if score(form)[1:] == (len(words), 0)), None)
 
-    for merged in (False, True) if _has_pair(probe) else (False,):
-        forms = list(_forms(probe, merged))
+    for system, merged in _beginnings(probe):
+        forms = list(_forms(probe, system, merged))
         form = first_good(forms) or first_good(_mixed(probe, max(forms, key=score)))
         if form is not None:
             return form, tried[form][0]
@@ -113,8 +114,7 @@ def _without_words(render: Render, messages: list[dict]) -> str:
     """For templates that refuse the words: what the first form renders that has the last user text in it."""
     users = [i for i, message in enumerate(messages) if message["role"] == "user"]
     text, error, rendered = text_of(messages[users[-1]]["content"]).strip() if users else "", None, False
-    forms = (form for merged in (False, _has_pair(messages)) for form in _forms(messages, merged))
-    for form in dict.fromkeys(forms):
+    for form in (form for beginning in _beginnings(messages) for form in _forms(messages, *beginning)):
         try:
             prompt = render(shaped(messages, form))
         except IkpyError as refused:
@@ -141,7 +141,15 @@ def _vanishes(render: Render, messages: list[dict], form: Form, word: Word, prom
     return not prompt[len(before) : len(prompt) - len(after)].strip()
 
 
-def _forms(messages: list[dict], merged: bool) -> Iterator[Form]:
+def _beginnings(messages: list[dict]) -> Iterator[tuple[bool, bool]]:
+    """What to try with system texts: `system` and `merged` of a form."""
+    for system in (False, True) if any(message["role"] == "developer" for message in messages) else (False,):
+        yield system, False
+        if _has_pair(messages, system):
+            yield system, True
+
+
+def _forms(messages: list[dict], system: bool, merged: bool) -> Iterator[Form]:
     """Forms to try in this order; the first is what most templates want."""
     calls = any(True for message in messages for _ in calls_of(message))
     several = any(isinstance(message["content"], list) and len(message["content"]) > 1 for message in messages)
@@ -149,7 +157,7 @@ def _forms(messages: list[dict], merged: bool) -> Iterator[Form]:
         (True, False) if any(message["content"] is None for message in messages) else (True,),
         (None, dict, str) if calls else (None,),
     ):
-        texts = Form(merged=merged, null=null, arguments=arguments)
+        texts = Form(system=system, merged=merged, null=null, arguments=arguments)
         yield texts
         yield replace(texts, parts=_roles(messages))
         if several:
@@ -168,15 +176,16 @@ def _roles(messages: list[dict]) -> frozenset:
     return frozenset(message["role"] for message in messages)
 
 
-def _has_pair(messages: list[dict]) -> bool:
-    """Does the conversation begin with a system text and a user text?"""
-    return len(messages) > 1 and messages[0]["role"] == "system" and messages[1]["role"] == "user"
+def _has_pair(messages: list[dict], system: bool) -> bool:
+    """Does the conversation begin with a system text (a developer's, if that is one) and a user text?"""
+    names = ("system", "developer") if system else ("system",)
+    return len(messages) > 1 and messages[0]["role"] in names and messages[1]["role"] == "user"
 
 
 def shaped(messages: list[dict], form: Form) -> list[dict]:
     """The messages in this form. IkpyError for arguments that are no JSON object where a mapping is wanted."""
     out = [_shaped(message, i, form) for i, message in enumerate(messages)]
-    if not (form.merged and _has_pair(messages)):
+    if not form.merged:
         return out
     both = "\n\n".join(text_of(message["content"]) for message in messages[:2])
     return [_shaped({**messages[1], "content": both}, 1, form), *out[2:]]
@@ -191,7 +200,8 @@ def _shaped(message: dict, i: int, form: Form) -> dict:
         content = [{"type": "text", "text": text_of(content)}] if whole else content
     else:
         content = text_of(content)
-    message = {**message, "content": content}
+    role = "system" if form.system and message["role"] == "developer" else message["role"]
+    message = {**message, "role": role, "content": content}
     if form.arguments is not None and any(True for _ in calls_of(message)):
         message["tool_calls"] = [
             _with_arguments(call, lambda given: _as(form.arguments, given, i)) for call in message["tool_calls"]

@@ -18,7 +18,7 @@ STACK = 64 << 20  # bytes, for llguidance's recursion: 10,000 rules that refer t
 MAX_LARK = 1_000_000  # characters of a grammar in llguidance's own notation
 MAX_RULES = 2000  # of it
 MAX_CHOICES = 20_000  # of it: alternatives, 1 s
-_told: set[tuple] = set()  # what was said about relaxed schemas
+_told: set[int] = set()  # hashes of relaxed schemas that a warning was given for
 
 
 def library():
@@ -53,7 +53,9 @@ class Grammar:
         self._check()
 
     def _bad(self, error) -> IkpyError:
-        text = " ".join(str(error).split())
+        text = " ".join(str(error).split("<state>")[0].split())  # what follows is the matcher's own state
+        if text.startswith("NoExtension"):
+            text = "no token of the vocabulary goes on with the text"
         what = {"gbnf": "the grammar", "json": "the JSON schema"}[self._kind]
         return IkpyError(f"{what} cannot be used: {shown(text, 200)[1:-1]}")
 
@@ -118,8 +120,8 @@ def _json_matcher(lib, tokenizer, source: str):
             left_out, found = [*left_out, *more], matcher(schema)
     names = [*left_out, *(name for warning in found.get_grammar_warnings() for name in json_schema.named(warning))]
     names = tuple(dict.fromkeys(names))
-    if names and (names, source) not in _told:
-        _told.add((names, source))
+    if names and hash(source) not in _told:
+        _told.add(hash(source))
         log.warning("the JSON schema is not enforced in full; left out: %s", ", ".join(names))
     return found
 
@@ -138,9 +140,12 @@ def _deep(lib, tokenizer, grammar: str):
     before = threading.stack_size(STACK)
     try:
         thread.start()
+    except RuntimeError:  # no more threads, or no memory for the stack
+        make()
+    else:
+        thread.join()
     finally:
         threading.stack_size(before)
-    thread.join()
     if wrong:
         raise wrong[0]
     return made[0]
