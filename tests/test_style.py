@@ -102,7 +102,7 @@ def test_project_file():
     assert project["project"]["name"] == "ikpy-llm"
     commands = {p.stem.replace("_", "-") for p in (PACKAGE / "cli" / "commands").glob("[a-z]*.py")}
     scripts = {name.removeprefix("ikpy-") for name in project["project"]["scripts"]} - {"ikpy"}
-    assert scripts <= commands, "a script without a command file"
+    assert scripts == commands, "a script without a command file, or a command without its script"
 
 
 HEAVY = ("numba", "gguf", "rich", "jinja2", "huggingface_hub", "matplotlib", "requests")
