@@ -224,3 +224,30 @@ def test_module_and_script_are_the_same(model):
         for command in ([script], [sys.executable, "-m", "ikpy_llm", "run"])
     ]
     assert found[0] == found[1] != ""
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"merges": ["th"]}, "merge 0 is 'th'"),
+        ({"merges": None}, "'tokenizer.ggml.merges' is missing"),
+        ({"token_type": [1, 3]}, "'tokenizer.ggml.token_type' has 2 elements for 70 tokens"),
+        ({"model": "llama", "scores": [float("nan")] * 70}, "'tokenizer.ggml.scores' has nan for token 0"),
+        ({"eos_token_id": "x"}, "'tokenizer.ggml.eos_token_id' is 'x'; a whole number is accepted"),
+        ({"suppress_tokens": ["x"]}, "'tokenizer.ggml.suppress_tokens' is"),
+    ],
+)
+def test_a_damaged_vocabulary_is_one_line(ikpy, tmp_path, change, words):
+    path = tiny_model.write(tmp_path / "m.gguf", {f"tokenizer.ggml.{key}": value for key, value in change.items()})
+    done = ikpy("run", "-m", path, "-p", "the end", "-n", "2")
+    assert done.returncode == 1 and not done.stdout
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: ") and words in line], done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("other", "text"), [("<|tool_response>", "the</s></s></s>"), ("b", "the")])
+def test_end_of_a_sentence_tag_of_gemma4_ends_no_text(ikpy, tmp_path, other, text):
+    """A model that writes nothing else: in a vocabulary with <|tool_response> the tag is text of HTML."""
+    tokens = ["</s>", other, *tiny_model.PIECES[2:]]
+    path = tiny_model.write(tmp_path / "m.gguf", {"tokenizer.ggml.tokens": tokens})
+    assert run(ikpy, path, "--logit-bias", "0+1000", prompt="the", n=3).stdout == text + "\n"

@@ -171,6 +171,15 @@ BAD = {
     "no merges": ({"merges": None}, "merges"),
     "no scores": ({"model": "llama"}, "scores"),
     "too few scores": ({"model": "llama", "scores": [0.0]}, "scores"),
+    "a score is no number": ({"model": "llama", "scores": [0.0] * 28 + [float("nan")]}, "nan for token 28"),
+    "a score of t5 has no end": (
+        {"model": "t5", "scores": [0.0, float("-inf"), *[0.0] * 27], "unknown_token_id": 0},
+        "-inf for token 1",
+    ),
+    "no merges at all": ({"merges": None}, "'tokenizer.ggml.merges' is missing; a list of strings is expected"),
+    "forbidden tokens are text": ({"suppress_tokens": ["a"]}, "suppress_tokens"),
+    "forbidden tokens are one number": ({"suppress_tokens": 3}, "suppress_tokens"),
+    "infilling is text": ({"fim_pad_token_id": "x"}, "fim_pad_token_id"),
     "scores are integers": ({"model": "llama", "scores": [1] * 29}, "scores"),
     "bert without an unknown token": ({"model": "bert"}, "unknown_token_id"),
     "t5 without scores": ({"model": "t5"}, "scores"),
@@ -191,6 +200,55 @@ def test_contradictions_are_refused(tmp_path, case):
     with pytest.raises(ModelFileError, match=word) as caught:
         vocab_of(tmp_path, **changed).encode("ab")
     assert "\n" not in str(caught.value)
+
+
+def test_scores_without_end_rank_last_in_llama(tmp_path):
+    scores = {"scores": [*[-1.0] * 26, float("-inf"), 0.0, 0.0]}
+    vocab = vocab_of(tmp_path, model="llama", add_space_prefix=False, add_bos_token=False, **scores)
+    assert vocab.encode("ab") == [26]
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"tokens": [*ALPHABET, "c", "<|end|>", "  "]}, "tokens 2 and 26 are both 'c'"),
+        ({"token_type": [1] * 28 + [99]}, "token_type' is 99 for token 28"),
+        ({"token_type": [-5] * 29}, "token_type' is -5 for token 0"),
+        ({"tokens": [*ALPHABET, "", "", ""]}, ""),
+    ],
+)
+def test_oddities_are_told_in_one_line(tmp_path, caplog, changed, words):
+    vocab = vocab_of(tmp_path, **changed)
+    assert [words in record.getMessage() for record in caplog.records] == ([True] if words else [])
+    vocab.encode("abc  <|end|>", parse_special=True)
+    assert vocab.decode([28]) == ("" if words and "28" in words else vocab.decode([28]))
+
+
+WRONG = [None, 0, -1, 2**32 - 1, True, 1.5, "", "x", b"\xff", [], [1], ["a"], [b"\xff"], [1.5], [True], [99] * 29]
+WRONG += [["a"] * 29, [""] * 29, [b"\xff"] * 29, [1.0] * 29, [float("nan")] * 29, [float("inf")] * 29, [-5] * 29]
+WRONG += [["a b", "x yz"], ["a  b"], ["\n \n"], [b"\xff a"], [3] * 7, [255] * 40]
+KEYS = """model pre tokens token_type merges scores unknown_token_id bos_token_id eos_token_id eot_token_id cls_token_id
+seperator_token_id fim_rep_token_id add_bos_token add_eos_token add_space_prefix remove_extra_whitespaces
+precompiled_charsmap suppress_tokens normalizer.lowercase normalizer.strip_accents"""
+
+
+@pytest.mark.parametrize("key", KEYS.split())
+@pytest.mark.parametrize("kind", ["gpt2", "gemma4", "llama", "t5", "bert"])
+def test_wrong_values_are_one_line_or_harmless(tmp_path, kind, key):
+    """Whatever a key holds, a vocabulary works or says in one line why it does not."""
+    base = {"model": kind, "scores": [-1.0 * i for i in range(29)], "unknown_token_id": 0, "bos_token_id": 1}
+    for value in WRONG:
+        try:
+            vocab = vocab_of(tmp_path, **base | {key: value})
+            for text in ("", "ab  abx", "é\0\ud800\n\n", "<|end|> a"):
+                for parse_special in (True, False):
+                    ids = vocab.encode(text, parse_special=parse_special)
+                    assert all(0 <= i < vocab.n_tokens for i in ids)
+                    vocab.decode(ids)
+            for i in range(vocab.n_tokens):
+                vocab.token_bytes(i, skip_special=False)
+        except IkpyError as error:
+            assert "\n" not in str(error) and "v.gguf" in str(error) and len(str(error)) < 400
 
 
 @pytest.mark.parametrize("changed", [{"model": "rwkv"}, {"model": None}, {"tokens": None, "token_type": None}])

@@ -2,6 +2,7 @@
 
 import codecs
 import logging
+import math
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,7 @@ from ikpy_llm.engine.vocab_wpm import WpmEncoder, cleaned
 from ikpy_llm.errors import IkpyError, ModelFileError, shown
 
 log = logging.getLogger("ikpy.vocab")
+_NAMED = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", float: "a list of numbers"}
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Vocab:
         self._outside = special_ids.outside(meta)
         self.types = self._per_token("token_type", int, NORMAL)
         self._ids = dict(zip(self.pieces.raw, range(self.n_tokens), strict=True))
+        self._warn_of_oddities()
         default, bert = KINDS.get(self.kind, Defaults()), self.kind == "bert"
         self._pre = None
         if self.kind in ("gpt2", "gemma4"):
@@ -100,8 +103,10 @@ class Vocab:
     # --- checked metadata ------------------------------------------------------------------------------------------
 
     def _bad(self, name: str, accepted: str) -> ModelFileError:
-        value = self._meta.get(f"tokenizer.ggml.{name}")
-        return ModelFileError(f"{self.path}: key 'tokenizer.ggml.{name}' is {shown(value)}; {accepted} is accepted")
+        key = f"tokenizer.ggml.{name}"
+        if key not in self._meta:
+            return ModelFileError(f"{self.path}: key '{key}' is missing; {accepted} is expected")
+        return ModelFileError(f"{self.path}: key '{key}' is {shown(self._meta[key])}; {accepted} is accepted")
 
     def _no_tokens(self, what: str) -> IkpyError:
         return IkpyError(f"{self.path}: {what}: the file has no tokens (tokenizer.ggml.tokens); token ids are accepted")
@@ -109,7 +114,7 @@ class Vocab:
     def _get(self, name: str, kind: type, default):
         value = self._meta.get(f"tokenizer.ggml.{name}", default)
         if value is not default and not isinstance(value, (list, StringArray) if kind is list else kind):
-            raise self._bad(name, kind.__name__)
+            raise self._bad(name, _NAMED[kind])
         return value
 
     def _id(self, name: str, default: int | None) -> int | None:
@@ -132,6 +137,21 @@ class Vocab:
         if values and (isinstance(values, StringArray) or type(values[0]) is not kind):
             raise self._bad(name, f"a list of {kind.__name__}")
         return list(values)
+
+    def _warn_of_oddities(self):
+        """One line each for contents that llama.cpp reads or refuses and that make some tokens useless."""
+        if len(self._ids) < self.n_tokens:
+            first = next((i for i, raw in enumerate(self.pieces.raw) if raw and self._ids[raw] != i), None)
+            if first is not None:
+                raw = self.pieces.raw[first]
+                log.warning("%s: tokens %d and %d are both %s", self.path, first, self._ids[raw], shown(raw))
+        unknown = set(self.types) - set(range(BYTE + 1))
+        if unknown:
+            first = next(i for i, kind in enumerate(self.types) if kind in unknown)
+            log.warning(
+                "%s: key 'tokenizer.ggml.token_type' is %d for token %d; 0 to 6 are known, others have no text",
+                *(self.path, self.types[first], first),
+            )
 
     # --- text to ids -----------------------------------------------------------------------------------------------
 
@@ -159,6 +179,11 @@ class Vocab:
         if "tokenizer.ggml.scores" not in self._meta:
             raise self._bad("scores", "a list of float")
         scores = self._per_token("scores", float, 0.0)
+        if not math.isfinite(sum(scores)):
+            wrong = math.isnan if self.kind == "llama" else lambda score: not math.isfinite(score)
+            for i in filter(lambda i: wrong(scores[i]), range(self.n_tokens)):
+                key = f"{self.path}: key 'tokenizer.ggml.scores'"
+                raise ModelFileError(f"{key} has {scores[i]} for token {i}; finite numbers are accepted")
         if self.kind == "llama":
             return SpmEncoder(self.pieces.raw, scores, self._ids, self.unknown)
         if self.unknown is None:
