@@ -40,7 +40,8 @@ class Cache:
         self.clear()
 
     def clear(self):
-        sizes = (cache_bytes(t, self.n_head_kv, self.n_cells, d) for t, d in zip(self.types, self.dims, strict=True))
+        kinds = zip(self.types, self.dims, self.had, strict=True)
+        sizes = (cache_bytes(t, self.n_head_kv, self.n_cells, d, had) for t, d, had in kinds)
         self.caches = [np.full(n + 2 * MARGIN, 255, np.uint8) for n in sizes]
         for c in self.caches:
             c[:MARGIN] = c[-MARGIN:] = 77
@@ -75,26 +76,28 @@ class Cache:
         return whole[MARGIN:-MARGIN].reshape(n, self.n_head, -1)
 
     def kept(self):
-        """Keys and values as the cache has them, float64."""
+        """Keys and values as the cache has them, float64; more columns than a head has are left out."""
         found = []
         for i, data in enumerate(self.bytes()):
-            y = cells(data, self.types[i], self.n_head_kv, self.n_cells, self.dims[i], keys=not i)[:, : self.n]
+            columns = kv_type(self.types[i]).columns(self.dims[i], self.had[i])
+            y = cells(data, self.types[i], self.n_head_kv, self.n_cells, columns, keys=not i)[:, : self.n]
             y = y.swapaxes(0, 1).astype(np.float64)
-            found.append(rotated(y) if self.had[i] else y)
+            found.append((rotated(y) if self.had[i] else y)[..., : self.dims[i]])
         return found
 
     def rounded_q(self):
         """Queries as the products with quantized keys take them: 8 bits and a scale per 32 columns."""
         scale = np.float32(self.dims[0] ** -0.5) * np.float32(np.log2(np.e))  # the kernel's, so that ties round alike
         x = self.q * scale
+        x = np.pad(x, ((0, 0), (0, 0), (0, kv_type(self.types[0]).columns(self.dims[0], self.had[0]) - self.dims[0])))
         x = rotated(x).astype(np.float32) if self.had[0] else x
         blocks = x.reshape(-1, 32)
         top = np.abs(blocks).max(1, keepdims=True)
         if simd.TARGET.pairs16 and kv_type(self.types[0]).top > 127:  # products of neighbours must fit 16 bits
             top = np.maximum(top, np.abs(blocks.reshape(-1, 16, 2).sum(2)).max(1, keepdims=True))
         d = ((top / np.float32(127)).view(np.uint32) & 0xFFFFFFFC).view(np.float32)
-        y = np.rint(blocks * (np.float32(1) / d)) * d.astype(np.float64) / scale
-        return rotated(y.reshape(x.shape)) if self.had[0] else y.reshape(x.shape)
+        y = np.rint(blocks * np.divide(1, d, out=np.zeros_like(d), where=d > 0)) * d.astype(np.float64) / scale
+        return (rotated(y.reshape(x.shape)) if self.had[0] else y.reshape(x.shape))[..., : self.dims[0]]
 
     def reference(self, window=0, exact=False):
         """float64, of all rows, on what the cache keeps; exact: queries are not rounded."""
@@ -170,6 +173,12 @@ def tolerance(types):
         ((128, 128), (12, 2), ("q8_0", "q8_0")),
         ((192, 128), (4, 4), ("q8_0", "q4_0")),
         ((256, 256), (8, 1), ("q4_0", "q8_0")),
+        ((8, 8), (8, 4), ("q8_0", "q8_0")),  # no whole tiles from here on
+        ((40, 20), (2, 2), ("q5_1", "q4_1")),
+        ((72, 104), (6, 2), ("q8_KV", "q8_KV")),
+        ((100, 100), (4, 4), ("q4_0", "iq4_nl")),
+        ((120, 80), (3, 1), ("f32", "q6_0")),
+        ((80, 120), (5, 1), ("q5_0", "bf16")),
     ],
     ids=str,
 )
@@ -178,7 +187,10 @@ def test_head_sizes(dims, heads, types):
     h.store(0, 300)
     y, expected = h.attend(0, 300, nth=2), h.reference()
     np.testing.assert_allclose(y, expected, atol=tolerance(types) * np.abs(expected).max())
-    assert (h.attend(299, 1, nth=2) == y[299]).all()
+    for pos, n, nth in (299, 1, 2), (0, 1, 1), (255, 3, 3), (100, 40, 1):
+        assert (h.attend(pos, n, nth=nth) == y[pos : pos + n]).all(), (pos, n)
+    plain, expected = h.attend(0, 300, path="attention_plain.attend", nth=2), h.reference(exact=True)
+    np.testing.assert_allclose(plain, expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("types", [("q4_0", "q5_1")], ids="-".join)
@@ -193,14 +205,15 @@ def test_ring(types):
         pos0 += n
 
 
-def test_rotation():
+@pytest.mark.parametrize("dims", [(96, 64), (100, 40)])
+def test_rotation(dims):
     """Outliers in a few columns: rotated, a 4-bit cache loses much less."""
     errors = []
     for had in (False, False), (True, True):
-        h = Cache(("q4_0", "q4_0"), 4, 2, 96, 64, 300, had=had)
+        h = Cache(("q4_0", "q4_0"), 4, 2, *dims, 300, had=had)
         h.k[..., 5] *= 40
         h.q[..., 5] /= 40
-        exact = Cache(("f32", "f32"), 4, 2, 96, 64, 300)
+        exact = Cache(("f32", "f32"), 4, 2, *dims, 300)
         exact.k[:], exact.q[:] = h.k, h.q
         exact.store(0, 300)
         h.store(0, 300)
@@ -211,6 +224,18 @@ def test_rotation():
         np.testing.assert_allclose(plain, expected, atol=1e-5 * np.abs(expected).max())
         errors.append(np.square(exact.reference() - y).mean())
     assert errors[1] < 0.5 * errors[0]
+
+
+def test_rotation_of_plain_heads():
+    """A rotation takes 32 columns, of exact types too."""
+    h = Cache(("f32", "f32"), 3, 1, 20, 48, 100, had=(True, True))
+    h.store(0, 100)
+    for path in "attention.attend", "attention_plain.attend":
+        y, expected = h.attend(0, 100, path=path), h.reference()
+        np.testing.assert_allclose(y, expected, atol=1e-5 * np.abs(expected).max())
+    plain = Cache(("f32", "f32"), 3, 1, 20, 48, 100)
+    plain.store(0, 100)
+    np.testing.assert_allclose(plain.attend(0, 100), y, atol=1e-5)
 
 
 def test_sizes_are_the_types_own():
@@ -257,12 +282,15 @@ def test_model(model, k, v, had, caplog):
 def test_what_cannot_be_kept_is_refused(tmp_path, model):
     with pytest.raises(IkpyError, match="KV cache type q3_K: accepted are f32"):
         session(model, cache_type_k="q3_K")
-    odd = tiny_llama.write(tmp_path / "odd.gguf", types=("F32",), n_head=2, n_head_kv=2, head_dim=48)
-    with pytest.raises(IkpyError, match="-ctv q4_0: the model's heads have 48 elements, accepted are multiples of 32"):
-        session(odd, cache_type_v="q4_0")
-    with pytest.raises(IkpyError, match="-khad: the model's heads have 48"):
-        session(odd, khad=True)
-    with session(odd, cache_type_k="bf16", cache_type_v="f32", flash_attn=False) as s:
+    long = tiny_llama.write(tmp_path / "long.gguf", types=("F32",), n_head=2, n_head_kv=2, head_dim=1040)
+    with pytest.raises(
+        IkpyError,
+        match="-ctv q4_0: the model's heads have 1040 elements, accepted are up to 1024; use f16, bf16 or f32",
+    ):
+        session(long, cache_type_v="q4_0")
+    with pytest.raises(IkpyError, match="-khad: the model's heads have 1040"):
+        session(long, khad=True)
+    with session(long, cache_type_k="bf16", cache_type_v="f32", flash_attn=False) as s:
         assert np.isfinite(s.eval([1, 2, 3])).all()
 
 

@@ -17,6 +17,7 @@ from ikpy_llm.engine.derived import Derived, rows_of
 from ikpy_llm.engine.options import Options
 from ikpy_llm.engine.rope import Angles
 from ikpy_llm.errors import ModelFileError, shown
+from ikpy_llm.kernels.kv_types import kv_type
 
 # How many rows a value has. Slots are pairs of row and expert; cells are all positions so far, this step's included.
 TOKENS, OUTPUTS, SLOTS, CELLS = "tokens", "outputs", "slots", "cells"
@@ -347,7 +348,8 @@ class Graph:
         """
         attrs, out = {"n_head": n_head, "n_nope": n_nope, "v_dim": v_dim, "n_rot": n_rot, "layer": self.layer}, []
         for name, width in ("keys", n_nope + n_rot), ("values", v_dim):
-            out.append(self.emit(name, kv, pe, width=0 if keep else n_head * width, **attrs))
+            columns = kv_type("f16").columns(width)
+            out.append(self.emit(name, kv, pe, width=0 if keep else n_head * columns, **attrs))
             if out[-1]:
                 out[-1].kind = name
         return out

@@ -42,14 +42,19 @@ class Types:
         """As flags of the command line."""
         return f"-ctk {self.k} -ctv {self.v}" + " -khad" * self.khad + " -vhad" * self.vhad
 
+    def cell_bytes(self, n_head_kv: int, k_dim: int, v_dim: int) -> int:
+        """Bytes of one position of a layer."""
+        keys = attention_layout.cache_bytes(self.k, n_head_kv, 1, k_dim, self.khad)
+        return keys + attention_layout.cache_bytes(self.v, n_head_kv, 1, v_dim, self.vhad)
+
     def check(self, k_dim: int, v_dim: int) -> None:
         """IkpyError where heads of these sizes cannot be kept so."""
         for flag, name, rotated, dim in ("k", self.k, self.khad, k_dim), ("v", self.v, self.vhad, v_dim):
             what = [f"-ct{flag} {name}"] * (not kv_type(name).is_plain) + [f"-{flag}had"] * rotated
-            if what and (dim % COLUMNS or dim > MAX_HEAD):
+            if what and dim > MAX_HEAD:
                 raise IkpyError(
-                    f"{' '.join(what)}: the model's heads have {dim} elements, accepted are multiples of {COLUMNS} up "
-                    f"to {MAX_HEAD}; use f16, bf16 or f32"
+                    f"{' '.join(what)}: the model's heads have {dim} elements, accepted are up to {MAX_HEAD}; use f16, "
+                    "bf16 or f32"
                 )
 
     def of_latents(self, rank: int, n_rot: int) -> Types:
@@ -81,11 +86,11 @@ class Layer:
 
     @property
     def k_bytes(self) -> int:
-        return attention_layout.cache_bytes(self.types.k, self.n_head_kv, self.n_cells, self.k_dim)
+        return attention_layout.cache_bytes(self.types.k, self.n_head_kv, self.n_cells, self.k_dim, self.types.khad)
 
     @property
     def v_bytes(self) -> int:
-        return attention_layout.cache_bytes(self.types.v, self.n_head_kv, self.n_cells, self.v_dim)
+        return attention_layout.cache_bytes(self.types.v, self.n_head_kv, self.n_cells, self.v_dim, self.types.vhad)
 
     @property
     def n_bytes(self) -> int:

@@ -10,7 +10,6 @@ from ikpy_llm.engine import kv_cache
 from ikpy_llm.engine.graph import CELLS, OUTPUTS, SLOTS, TOKENS, Op, Value
 from ikpy_llm.engine.records import CLAIM, At, Cost, Record, Scratch
 from ikpy_llm.kernels import attention_layout
-from ikpy_llm.kernels.attention_layout import cache_bytes
 from ikpy_llm.kernels.derive import layout
 from ikpy_llm.kernels.jit import Kernel
 from ikpy_llm.kernels.moe_layout import RoutesLayout
@@ -285,9 +284,7 @@ def kv_store(o: Op, low: Lowering) -> Record:
     sizes = n_head_kv, k.width // n_head_kv, v.width // n_head_kv, low.n_cells(a["window"])
     words = k, v, *caches, *sizes, table, n_rot, w, eps, _state(k)
     writes = (*caches, k) if style else caches
-    written = sum(
-        cache_bytes(name, n_head_kv, 1, dim) for name, dim in zip((low.kv.k, low.kv.v), sizes[1:3], strict=True)
-    )
+    written = low.kv.cell_bytes(n_head_kv, *sizes[1:3])
     cost = Cost(flops_row=3 * k.width if style else 0, bytes_row=F32 * (k.width + v.width) + written)
     types = _kv_words(low.kv, khad=sizes[1], vhad=sizes[2])
     kernel = kernel_named("heads.kv_store", style=style, norm=bool(o.weights), **types)
@@ -313,7 +310,7 @@ def attend(o: Op, low: Lowering) -> Record:
     types = kv_cache.Types() if own else kv_cache.Types(k=low.kv.k) if latent else low.kv
     if low.flash_attn and not latent:
         how |= attention_layout.narrow_tile(n_head // n_head_kv)
-    cell = cache_bytes(types.k, n_head_kv, 1, k_dim) + (0 if latent else cache_bytes(types.v, n_head_kv, 1, v_dim))
+    cell = types.cell_bytes(n_head_kv, k_dim, 0 if latent else v_dim)
     cost = Cost(
         bytes_row=F32 * (q.width + y.width),
         flops_position=2 * n_head * (k_dim + v_dim),

@@ -15,7 +15,6 @@ from ikpy_llm.kernels.attention_layout import MAX_DIM
 from ikpy_llm.kernels.moe_layout import MAX_EXPERTS
 
 REQUIRED = object()
-HEAD_UNIT = 16  # the attention kernels take so many columns of a head at a time
 
 
 @dataclass(frozen=True)
@@ -131,8 +130,11 @@ class Params:
 
     def refused(self, key: str, accepted: str) -> ModelFileError:
         """The error for a key whose value we cannot run."""
-        name, value = shown(self.full(key)), shown(self._values.get(key))
-        return ModelFileError(f"{self.file}: metadata key {name} is {value}; accepted: {accepted}")
+        given = f"is {shown(self._values.get(key))}"
+        if key not in self._values:
+            name = next((name for name, known in KEYS.items() if known.key == key), "")
+            given = "is missing" + f", which means {self._known[name]}" * (name in self._known)
+        return ModelFileError(f"{self.file}: metadata key {shown(self.full(key))} {given}; accepted: {accepted}")
 
     def divided(self, a: str, b: str) -> int:
         """a / b, which must be whole."""
@@ -167,12 +169,6 @@ class Params:
     def check_attention(self) -> None:
         """Relations every model with grouped-query attention and rope has to keep."""
         self.divided("n_head", "n_head_kv")
-        for name in ("head_dim", "v_dim"):
-            if getattr(self, name) % HEAD_UNIT:
-                raise ModelFileError(
-                    f"{self.file}: attention heads of {getattr(self, name)} columns ({self.full(KEYS[name].key)}); "
-                    f"accepted are multiples of {HEAD_UNIT}"
-                )
         if self.n_rot % 2 or self.n_rot > self.head_dim:
             raise self.refused("rope.dimension_count", f"an even number up to the head's {self.head_dim}")
 

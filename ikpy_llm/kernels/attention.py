@@ -30,7 +30,8 @@ from .attention_layout import (
 from .attention_tile import LOG2E, LOWEST, TILES, VECTOR, exp2, first_visible, tile_of, work_bytes
 from .attention_values import values_bytes, values_reader
 from .hadamard import rotation
-from .kv_types import COLUMNS, KVType, kv_type
+from .kv_types import KVType, kv_type
+from .rowwise import scaled_copy
 from .simd import (
     F32,
     LANES,
@@ -57,14 +58,16 @@ def _chunks(pos0, n_tokens, window):
     return first_visible(pos0, window) // CHUNK, (pos0 + n_tokens - 1) // CHUNK + 1
 
 
-def _join(v_dim):
-    """clear, join and finish partial results: maximum m, sum of weights l, sums over V."""
+def _join(v_dim, columns, rotate):
+    """clear, join and finish partial results: maximum m, sum of weights l, sums over V in so many columns, of which
+    v_dim are the head's, after their rotation.
+    """
 
     @inline
     def clear(total):
         store_f32(total, LOWEST)
         store_f32(total + 4, np.float32(0))
-        for d in range(0, v_dim, LANES):
+        for d in range(0, columns, LANES):
             store(total + (HEADER + d) * 4, splat(F32, np.float32(0)))
 
     @inline
@@ -75,17 +78,18 @@ def _join(v_dim):
         a, b = exp2(splat(F32, m - m_new)), exp2(splat(F32, m_part - m_new))
         store_f32(total, m_new)
         store_f32(total + 4, load_f32(total + 4) * reduce_max(a) + load_f32(part + 4) * reduce_max(b))
-        for d in range(0, v_dim, LANES):
+        for d in range(0, columns, LANES):
             at = (HEADER + d) * 4
             store(total + at, fma(load(F32, part + at), b, load(F32, total + at) * a))
 
     @inline
     def finish(total, y):
-        """y = sums / l, 0 where nothing was seen."""
-        l = load_f32(total + 4)
+        """y = sums / l, 0 where nothing was seen; the sums are lost."""
+        l, sums = load_f32(total + 4), total + HEADER * 4
         scale = np.float32(1) / l if l > np.float32(0) else np.float32(0)
-        for d in range(0, v_dim, LANES):
-            store(y + d * 4, load(F32, total + (HEADER + d) * 4) * scale)
+        scaled_copy(sums, sums, columns, columns, scale)
+        rotate(sums)
+        scaled_copy(sums, y, v_dim, v_dim, np.float32(1))
 
     return clear, join, finish
 
@@ -126,7 +130,8 @@ def attend(
     scratch, counters, state.
     q f32 [n][n_head_all * k_dim], y f32 [n][n_head_all * v_dim], of which n_head heads from first_head; window 0 sees
     all positions up to its own, else the last `window` of them; position p lies in cell p % n_cells. scratch:
-    attention_layout.scratch_bytes. counters: n_counters int64, 0 before and after. Head sizes are multiples of 16.
+    attention_layout.scratch_bytes. counters: n_counters int64, 0 before and after. Heads of any size are worked on in
+    the columns that the cache has of them (KVType.columns).
     softcap: scores s become cap * tanh(s / cap).
     latent: the cache is rows of k_dim for each KV head, whose first v_dim columns are the values; vcache is kcache.
     Where it is quantized they lie as keys do.
@@ -138,39 +143,32 @@ def attend(
     """
     if not 1 <= few < ROWS:
         raise ValueError(f"attention with a tile of {few} rows: accepted are 1 to {ROWS - 1}")
-    if k_dim % 16 or v_dim % 16:
-        raise ValueError(f"attention with heads of {k_dim} and {v_dim}: accepted are multiples of 16")
     k_kv, v_kv = kv_type(k_type), kv_type(k_type if latent else v_type)
-    for kv, dim in (k_kv, k_dim), (v_kv, v_dim):
-        if not kv.is_plain and dim % COLUMNS:
-            raise ValueError(f"attention with heads of {dim} in {kv.name}: accepted are multiples of {COLUMNS}")
-    clear, join, finish = _join(v_dim)
-    prepare, start, score, weigh, take = tile_of(ROWS, k_dim, v_dim, k_kv, v_kv, latent, softcap)
-    prepare_few, start_few, score_few, weigh_few, take_few = tile_of(few, k_dim, v_dim, k_kv, v_kv, latent, softcap)
-    v_columns = k_dim if latent else v_dim
-    k_cell, v_cell = k_kv.row_bytes(k_dim), v_kv.row_bytes(v_columns)
-    decode_k, k_block = _block_of(k_kv, True, k_dim)
-    decode_v, v_block = _block_of(v_kv, False, v_dim, k_dim if latent else 0)
-    part_step, k_row = partial_bytes(v_dim), k_dim * 4
-    work_step = work_bytes(ROWS, v_dim)
+    columns = k_kv.columns(k_dim, khad), v_kv.columns(v_dim, vhad)
+    clear, join, finish = _join(v_dim, columns[1], rotation(columns[1]) if vhad else _nothing)
+    prepare, start, score, weigh, take = tile_of(ROWS, *columns, k_kv, v_kv, latent, softcap)
+    prepare_few, start_few, score_few, weigh_few, take_few = tile_of(few, *columns, k_kv, v_kv, latent, softcap)
+    k_cell, v_cell = k_kv.row_bytes(columns[0]), v_kv.row_bytes(columns[0 if latent else 1])
+    decode_k, k_block = _block_of(k_kv, True, columns[0])
+    decode_v, v_block = _block_of(v_kv, False, columns[1], columns[0] if latent else 0)
+    part_step, k_row, k_columns = partial_bytes(v_dim), columns[0] * 4, columns[0]
+    work_step = work_bytes(ROWS, columns[1])
     narrow = TILES * few  # at most so many rows may go through narrow tiles alone
     queries_of = stack((TILES * ROWS + ROWS) * k_row)  # the last tile may reach past the last row
     totals_of = stack(TILES * ROWS * part_step)
     part_of = stack(part_step)
     works_of = stack(TILES * work_step)
-    q_step = query_bytes(ROWS, k_dim)  # of a tile of quantized rows
+    q_step = query_bytes(ROWS, k_columns)  # of a tile of quantized rows
     prepared_of = stack(64 if k_kv.is_plain else TILES * q_step)
     k_quantized, v_quantized = not k_kv.is_plain, not v_kv.is_plain
-    rotate_q = rotation(k_dim) if khad else _nothing
-    rotate_y = rotation(v_dim) if vhad else _nothing
+    rotate_q = rotation(k_columns) if khad else _nothing
 
     @inline
     def gather(q, queries, row0, n_rows, group, head0, n_head_all, scale):
         """Rows of a KV head, scaled, one after the other; zeros for ROWS more."""
         for row in range(n_rows):
-            source = q + ((row0 + row) // group * n_head_all + head0 + (row0 + row) % group) * k_row
-            for d in range(0, k_dim, LANES):
-                store(queries + row * k_row + d * 4, load(F32, source + d * 4) * scale)
+            source = q + ((row0 + row) // group * n_head_all + head0 + (row0 + row) % group) * k_dim * 4
+            scaled_copy(source, queries + row * k_row, k_dim, k_columns, scale)
             rotate_q(queries + row * k_row)
         for i in range(n_rows * k_row, (n_rows + ROWS - 1) * k_row, VECTOR):
             store(queries + i, splat(F32, np.float32(0)))
@@ -315,7 +313,6 @@ def attend(
                 if not split:
                     out = place(row0 + row, group, head, n_head_all) + first_head
                     finish(totals + row * part_step, y + out * v_dim * 4)
-                    rotate_y(y + out * v_dim * 4)
                 elif joined == 0:
                     clear(scratch + (place(row0 + row, group, head, n_head) * n_spans + span) * part_step)
             done, finished, index = counters + 8 * (DONE + late * n_head_kv + head), finished + 1, index + 1
@@ -331,7 +328,6 @@ def attend(
                         join(part, scratch + (at * n_spans + i) * part_step)
                     out = place(row0 + row, group, head, n_head_all) + first_head
                     finish(part, y + out * v_dim * 4)
-                    rotate_y(y + out * v_dim * 4)
         if atomic_add(counters + 8 * LEFT, 1) == nth - 1:
             atomic_store(counters + 8 * DEALT, 0)
             atomic_store(counters + 8 * LEFT, 0)

@@ -12,6 +12,7 @@ from .attention_tile import ELEMENT_BYTES, LOG2E, exp2, first_visible, reader
 from .hadamard import rotation
 from .kv_decode import block_decoder
 from .kv_types import KVType, kv_type
+from .rowwise import scaled_copy
 from .simd import (
     F32,
     I32V,
@@ -71,19 +72,24 @@ def attend(
 ):
     """What attention.attend computes, with its words; scratch: attention_layout.plain_scratch_bytes."""
     k_kv, v_kv = kv_type(k_type), kv_type(k_type if latent else v_type)
-    v_columns = k_dim if latent else v_dim
-    decode_k, decode_v = _decoder(k_kv, not latent, k_dim), _decoder(v_kv, False, v_columns)
+    k_columns, y_columns = k_kv.columns(k_dim, khad), v_kv.columns(v_dim, vhad)
+    v_columns = k_columns if latent else y_columns  # of a row in the cache
+    decode_k, decode_v = _decoder(k_kv, not latent, k_columns), _decoder(v_kv, False, v_columns)
     if latent and not k_kv.is_plain:
-        decode_k = decode_v = attention_latent.block_rows(k_kv, k_dim, BLOCK)
-    k_cell, v_cell = k_kv.row_bytes(k_dim), v_kv.row_bytes(v_columns)
-    rotate_q, rotate_y = (rotation(dim) if on else _nothing for dim, on in ((k_dim, khad), (v_dim, vhad)))
-    block_of, query_of = stack(4 * BLOCK * max(k_dim, v_columns)), stack(4 * k_dim)
+        decode_k = decode_v = attention_latent.block_rows(k_kv, k_columns, BLOCK)
+    k_cell, v_cell = k_kv.row_bytes(k_columns), v_kv.row_bytes(v_columns)
+    rotate_q, rotate_y = (rotation(n) if on else _nothing for n, on in ((k_columns, khad), (y_columns, vhad)))
+    block_of, query_of, sums_of = (
+        stack(4 * BLOCK * max(k_columns, v_columns)),
+        stack(4 * k_columns),
+        stack(4 * y_columns),
+    )
 
     @inline
     def score_panel(query, panel):
         """Scores of W positions."""
         sums = zeros(F32)
-        for d in range(k_dim):
+        for d in range(k_columns):
             sums = fma(load(F32, panel + 4 * LANES * d), splat(F32, load_f32(query + 4 * d)), sums)
         return sums
 
@@ -92,22 +98,22 @@ def attend(
         """Scores of W positions that lie as rows."""
         for p in range(LANES):
             sums = zeros(F32)
-            for d in range(0, k_dim, LANES):
-                sums = fma(load(F32, rows + 4 * (p * k_dim + d)), load(F32, query + 4 * d), sums)
+            for d in range(0, k_columns, LANES):
+                sums = fma(load(F32, rows + 4 * (p * k_columns + d)), load(F32, query + 4 * d), sums)
             store_f32(target + 4 * p, reduce_add(sums))
 
     @inline
     def one_row(query, y, keys, values, n_cells, first, pos, cap, scores, buffer):
-        """y of the row at position pos, which sees the positions from `first` on."""
+        """y, in all columns, of the row at position pos, which sees the positions from `first` on."""
         start, most = first // BLOCK * BLOCK, splat(F32, HIDDEN)
         for block in range(start, pos + 1, BLOCK):
             decode_k(keys + block % n_cells * k_cell, buffer)
             for p in range(0, BLOCK, LANES):
                 at = scores + 4 * (block - start + p)
                 if latent:
-                    score_rows(query, buffer + 4 * p * k_dim, at)
+                    score_rows(query, buffer + 4 * p * k_columns, at)
                 else:
-                    store(at, score_panel(query, buffer + 4 * p * k_dim))
+                    store(at, score_panel(query, buffer + 4 * p * k_columns))
                 s, positions = load(F32, at), iota(I32V) + (block + p)
                 if softcap:
                     s = tanh(s / cap) * cap
@@ -116,7 +122,7 @@ def attend(
                 store(at, s)
                 most = maximum(s, most)
         top, total = reduce_max(most), zeros(F32)
-        for d in range(0, v_dim, LANES):
+        for d in range(0, y_columns, LANES):
             store(y + 4 * d, zeros(F32))
         for block in range(start, pos + 1, BLOCK):
             decode_v(values + block % n_cells * v_cell, buffer)
@@ -127,11 +133,9 @@ def attend(
                 total = total + weights
             for p in range(min(BLOCK, pos + 1 - block)):
                 w = splat(F32, load_f32(scores + 4 * (block - start + p)))
-                for d in range(0, v_dim, LANES):
+                for d in range(0, y_columns, LANES):
                     store(y + 4 * d, fma(load(F32, buffer + 4 * (p * v_columns + d)), w, load(F32, y + 4 * d)))
-        scale = np.float32(1) / reduce_add(total)
-        for d in range(0, v_dim, LANES):
-            store(y + 4 * d, load(F32, y + 4 * d) * scale)
+        scaled_copy(y, y, y_columns, y_columns, np.float32(1) / reduce_add(total))
         rotate_y(y)
 
     def attend(
@@ -154,17 +158,17 @@ def attend(
         nth,
     ):
         n_tokens, pos0, group = load_i64(state), load_i64(state + 8), n_head // n_head_kv
-        query, buffer, scores = query_of(), block_of(), scratch + ith * 4 * (n_cells + 2 * BLOCK)
+        query, sums, buffer, scores = query_of(), sums_of(), block_of(), scratch + ith * 4 * (n_cells + 2 * BLOCK)
         for item in range(ith, n_tokens * n_head, nth):
             token, head = item // n_head, item % n_head
             at, pos = token * n_head_all + first_head + head, pos0 + item // n_head
-            for d in range(0, k_dim, LANES):
-                store(query + 4 * d, load(F32, q + 4 * (at * k_dim + d)) * scale)
+            scaled_copy(q + 4 * at * k_dim, query, k_dim, k_columns, scale)
             rotate_q(query)
             keys = kcache + head // group * n_cells * k_cell
             values = vcache + head // group * n_cells * v_cell
             first = first_visible(pos, window)
-            one_row(query, y + 4 * at * v_dim, keys, values, n_cells, first, pos, cap, scores, buffer)
+            one_row(query, sums, keys, values, n_cells, first, pos, cap, scores, buffer)
+            scaled_copy(sums, y + 4 * at * v_dim, v_dim, v_dim, np.float32(1))
 
     return attend
 

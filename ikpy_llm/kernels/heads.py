@@ -11,7 +11,7 @@ import numpy as np
 from .hadamard import PAIRS, rotation, unzip
 from .kv_store import F16_MAX, SPARE, row_writer
 from .kv_types import kv_type
-from .rowwise import ELEMENT, sum_squares
+from .rowwise import ELEMENT, scaled_copy, sum_squares
 from .simd import (
     F16,
     F32,
@@ -136,8 +136,8 @@ def _saturate(v):
 
 
 def _plain_writer(elem: str, keys: bool):
-    """Function (x, dim, head, cell): the f32[dim] at x as numbers of this type, saturating at +-65504 in f16; keys lie
-    in panels of W cells, values as rows.
+    """Function (x, dim, columns, head, cell): the f32[dim] at x as numbers of this type, saturating at +-65504 in f16,
+    and zeros for the other columns; keys lie in panels of W cells, values as rows.
     """
     size, is_f16, is_bf16 = 4 if elem == "f32" else 2, elem == "f16", elem == "bf16"
 
@@ -152,14 +152,16 @@ def _plain_writer(elem: str, keys: bool):
             store_f32(at, x)
 
     @inline
-    def write_key(x, dim, head, cell):
-        at = head + (cell // LANES * LANES * dim + cell % LANES) * size
+    def write_key(x, dim, columns, head, cell):
+        at = head + (cell // LANES * LANES * columns + cell % LANES) * size
         for d in range(dim):
             put(at + d * LANES * size, load_f32(x + d * ELEMENT))
+        for d in range(dim, columns):
+            put(at + d * LANES * size, np.float32(0))
 
     @inline
-    def write_value(x, dim, head, cell):
-        at, whole = head + cell * dim * size, 0 if is_bf16 else dim // LANES * LANES
+    def write_value(x, dim, columns, head, cell):
+        at, whole = head + cell * columns * size, 0 if is_bf16 else dim // LANES * LANES
         for d in range(0, whole, LANES):
             v = load(F32, x + d * ELEMENT)
             if is_f16:
@@ -168,31 +170,44 @@ def _plain_writer(elem: str, keys: bool):
                 store(at + d * size, v)
         for d in range(whole, dim):
             put(at + d * size, load_f32(x + d * ELEMENT))
+        for d in range(dim, columns):
+            put(at + d * size, np.float32(0))
 
     return write_key if keys else write_value
 
 
-def _writer(type_name: str, rotated: int, keys: bool):
-    """(function (x, dim, head, cell) that stores one head of one position, bytes of a row of n_32 * 32 elements: those
-    of 32 elements, those of the row). rotated: head size, if it goes through a Hadamard rotation first.
-    """
-    kv = kv_type(type_name)
-    write = _plain_writer(kv.name, keys) if kv.is_plain else row_writer(kv, keys)
-    sizes = (kv.bits // 8, 0) if kv.is_plain else (kv.tile_row, 4 * kv.row_scale)
-    if kv.is_plain and not rotated:
-        return write, sizes, kv.is_plain
-    rotate, spare_of = rotation(rotated) if rotated else None, stack(SPARE)
+def whole_plain_writer(elem: str, keys: bool):
+    """Function (x, columns, head, cell) as kv_store.row_writer's: the f32[columns] at x as numbers of this type."""
+    write = _plain_writer(elem, keys)
 
     @inline
-    def write_copy(x, dim, head, cell):
+    def write_all(x, columns, head, cell):
+        write(x, columns, columns, head, cell)
+
+    return write_all
+
+
+def _writer(type_name: str, rotated: int, keys: bool):
+    """(function (x, dim, columns, head, cell) that stores one head of one position in so many columns; the unit of
+    those, bytes of a unit and bytes of a row besides). rotated: head size, if it first goes through a Hadamard
+    rotation.
+    """
+    kv = kv_type(type_name)
+    unit = kv.unit(bool(rotated))
+    if kv.is_plain and not rotated:
+        return _plain_writer(kv.name, keys), (unit, unit * kv.bits // 8, 0)
+    rotate, spare_of = rotation(kv.columns(rotated, True)) if rotated else None, stack(SPARE)
+    write = whole_plain_writer(kv.name, keys) if kv.is_plain else row_writer(kv, keys)
+
+    @inline
+    def write_copy(x, dim, columns, head, cell):
         spare = spare_of()
-        for d in range(0, dim, LANES):
-            store(spare + d * ELEMENT, load(F32, x + d * ELEMENT))
+        scaled_copy(x, spare, dim, columns, np.float32(1))
         if rotated:
             rotate(spare)
-        write(spare, dim, head, cell)
+        write(spare, columns, head, cell)
 
-    return write_copy, sizes, kv.is_plain
+    return write_copy, (unit, unit * kv.bits // 8, 0) if kv.is_plain else (unit, kv.tile_row, 4 * kv.row_scale)
 
 
 def kv_store(
@@ -207,17 +222,13 @@ def kv_store(
     """
     turns = bool(style)
     turn = _turn(style or "norm", norm)
-    write_k, (k_part, k_rest), k_plain = _writer(k_type, khad, keys=True)
-    write_v, (v_part, v_rest), v_plain = _writer(v_type, vhad, keys=False)
-
-    @inline
-    def row_bytes(dim, part, rest, plain):
-        return dim * part if plain else dim // 32 * part + rest
+    write_k, (k_unit, k_part, k_rest) = _writer(k_type, khad, keys=True)
+    write_v, (v_unit, v_part, v_rest) = _writer(v_type, vhad, keys=False)
 
     def kv_store(k, v, kcache, vcache, n_head_kv, k_dim, v_dim, n_cells, table, n_rot, w, eps: f32, state, ith, nth):
         n, pos0 = load_i64(state), load_i64(state + 8)
-        k_head = n_cells * row_bytes(k_dim, k_part, k_rest, k_plain)
-        v_head = n_cells * row_bytes(v_dim, v_part, v_rest, v_plain)
+        k_units, v_units = (k_dim + k_unit - 1) // k_unit, (v_dim + v_unit - 1) // v_unit
+        k_head, v_head = n_cells * (k_units * k_part + k_rest), n_cells * (v_units * v_part + v_rest)
         panel0 = pos0 // LANES
         total = ((pos0 + n - 1) // LANES + 1 - panel0) * n_head_kv
         for item in range(total * ith // nth, total * (ith + 1) // nth):
@@ -227,7 +238,7 @@ def kv_store(
                 source = k + row * k_dim * ELEMENT
                 if turns:
                     turn(source, source, table + pos * n_rot * ELEMENT, w, k_dim, n_rot, eps)
-                write_k(source, k_dim, kcache + head * k_head, cell)
-                write_v(v + row * v_dim * ELEMENT, v_dim, vcache + head * v_head, cell)
+                write_k(source, k_dim, k_units * k_unit, kcache + head * k_head, cell)
+                write_v(v + row * v_dim * ELEMENT, v_dim, v_units * v_unit, vcache + head * v_head, cell)
 
     return kv_store

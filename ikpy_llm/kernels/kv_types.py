@@ -3,6 +3,8 @@
 A quantized head lies in panels of W = lanes positions: tiles [cell / W][column / 32] of W positions, 32 columns. A tile
 is eight vectors of 4 W codes (as bit planes, low bits first), then f16[W] scales and, where the type has them, f16[W]
 minimums. q8_KV has instead f32[W] scales after all tiles of a panel. So a panel takes the type's own bytes.
+
+Heads whose elements are no whole number of vectors, or of tiles, are kept with columns of zeros after them.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from ikpy_llm.errors import IkpyError, shown
 from .quants.shared import IQ4_LEVELS
 
 COLUMNS = 32  # of a tile
+PLAIN_COLUMNS = 16  # of plain heads come so many at a time: a whole number of vectors on every target
 PLANES = {8: (8,), 6: (4, 2), 5: (4, 1), 4: (4,)}  # bits of a code -> bit planes of a tile
 MAX_HEAD = 1024  # elements of a head whose cache is quantized, or rotated
 
@@ -49,11 +52,22 @@ class KVType:
         """Bytes of one position in a tile."""
         return COLUMNS * self.bits // 8 + (0 if self.row_scale else 2 + 2 * self.mins)
 
-    def row_bytes(self, dim: int) -> int:
+    def unit(self, rotated: bool = False) -> int:
+        """Columns that a head is filled up to a multiple of; rotated: it goes through a Hadamard rotation, which takes
+        as many as a tile."""
+        return PLAIN_COLUMNS if self.is_plain and not rotated else COLUMNS
+
+    def columns(self, dim: int, rotated: bool = False) -> int:
+        """Columns that a head of `dim` elements has in the cache."""
+        unit = self.unit(rotated)
+        return -(-dim // unit) * unit
+
+    def row_bytes(self, dim: int, rotated: bool = False) -> int:
         """Bytes of one position of a head of `dim` elements."""
+        columns = self.columns(dim, rotated)
         if self.is_plain:
-            return dim * self.bits // 8
-        return dim // COLUMNS * self.tile_row + 4 * self.row_scale
+            return columns * self.bits // 8
+        return columns // COLUMNS * self.tile_row + 4 * self.row_scale
 
 
 KV_TYPES = {

@@ -75,6 +75,18 @@ def sum_squares(x, n):
     return total
 
 
+@inline
+def scaled_copy(source, target, n, end, factor):
+    """f32[n] at source, times factor, to target, where zeros follow up to column `end`."""
+    whole = n // LANES * LANES
+    for i in range(0, whole, LANES):
+        store(target + i * ELEMENT, load(F32, source + i * ELEMENT) * factor)
+    for i in range(whole, n):
+        store_f32(target + i * ELEMENT, load_f32(source + i * ELEMENT) * factor)
+    for i in range(n, end):
+        store_f32(target + i * ELEMENT, np.float32(0))
+
+
 def rms_norm(add: bool = False):
     """y = x / sqrt(mean(x^2) + eps) * w for each of n_parts parts of a row, plus the residual if `add`.
 
