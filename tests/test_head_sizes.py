@@ -125,7 +125,7 @@ def test_what_is_refused_names_what_the_file_has(folder):
     assert "key_length" not in str(error.value)
     assert "'llama.rope.dimension_count' is missing, which means 21; accepted: an even number" in str(error.value)
     given = without(folder / "given.gguf", (3, 1, 21, 21))
-    with pytest.raises(ModelFileError, match="'llama.rope.dimension_count' is 21; accepted: an even"):
+    with pytest.raises(ModelFileError, match=r"rope.dimension_count' is 21; accepted: an even"):
         session(given)
     part = tiny_llama.write(folder / "part.gguf", n_head=3, n_head_kv=1, head_dim=21, rope__dimension_count=14)
     with session(part) as s:  # an odd size of which an even part turns
