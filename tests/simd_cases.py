@@ -5,6 +5,7 @@ left of a slot must stay untouched. Prints one JSON object: case -> error or "",
 """
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -356,6 +357,25 @@ def atomics():
         simd.store_i64(out + 5 * SLOT, 1 if passed >= simd.load_i64(cell + 8) else 0)
 
     return kernel, (), tuple(np.int64(v) for v in (40, 42, 42, 9, 0, 1))
+
+
+if hasattr(os, "sched_setaffinity"):
+
+    @case
+    def affinity():
+        """What a thread is bound to is what it was bound to; an empty set is refused."""
+        buffer, size = simd.stack(1024), 1024
+
+        def kernel(out, ith, nth):
+            cpus = buffer()
+            simd.store_i64(out, simd.get_affinity(cpus, size))
+            simd.store_i64(out + SLOT, simd.set_affinity(cpus, size))
+            for i in range(0, size, 8):
+                simd.store_i64(cpus + i, 0)
+            simd.store_i64(out + 2 * SLOT, simd.set_affinity(cpus, size))
+            simd.store_i64(out + 3 * SLOT, 1 if 0 <= simd.this_cpu() < 8 * size else 0)
+
+        return kernel, (), tuple(np.int64(v) for v in (0, 0, -1, 1))
 
 
 @case

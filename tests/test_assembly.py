@@ -41,6 +41,7 @@ specs = {
     "small": define("small", one_product),
     "attend": jit.Kernel("attention.attend", k_dim=64, v_dim=64),
     "add": jit.Kernel("rowwise.add"),
+    "work": jit.Kernel("runner.work"),
 }
 if simd.TARGET.name == "avx512":
     specs["quantized"] = jit.Kernel("attention.attend", k_dim=64, v_dim=64, k_type="q8_0", v_type="q8_0")
@@ -133,6 +134,16 @@ def test_integer_attention_keeps_its_sums_in_registers():
     assert len(bodies) >= 6
     for body in bodies:
         assert not stack_vectors(body), "\n".join(body)
+
+
+@pytest.mark.parametrize(
+    ("name", "instruction"), [("avx512", r"\tpause\b"), ("avx2", r"\tpause\b"), ("neon", r"\t(hint|yield|isb)\b")]
+)
+def test_threads_that_wait_pause(name, instruction):
+    """In the loop of a worker that waits for a program and in that of a barrier."""
+    if name != "neon" and not X86:
+        pytest.skip("x86-64 code")
+    assert len(re.findall(instruction, assembly_of(name)["work"])) >= 2
 
 
 def is_product(body, instruction):

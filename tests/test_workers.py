@@ -1,5 +1,6 @@
 """The worker pool: programs run on all threads, waiting costs nothing, errors and forks leave nothing stuck."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from ikpy_llm.engine import workers as workers_module
 from ikpy_llm.engine.workers import Workers
 from ikpy_llm.errors import IkpyError
 from ikpy_llm.kernels import cores, jit, runner
@@ -117,7 +119,7 @@ def test_interrupt_leaves_nothing_stuck(interrupts):
 
 
 INTERRUPTED = """
-import random, signal, time
+import os, random, signal, time
 from test_workers import adds
 from ikpy_llm.engine.workers import Workers
 
@@ -127,7 +129,9 @@ def interrupt(*_):
 signal.signal(signal.SIGALRM, interrupt)
 x, _keep, program = adds(2, 64)
 rng, stopped, end = random.Random(1), 0, time.monotonic() + 2
-with Workers(2) as workers:
+cpus = getattr(os, "sched_getaffinity", lambda _: None)
+before = cpus(0)
+with Workers(2, pin=True) as workers:
     while stopped < 50 or time.monotonic() < end:
         try:
             signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 3e-4))
@@ -135,6 +139,7 @@ with Workers(2) as workers:
                 workers.run(program.ctypes.data, len(program))
         except KeyboardInterrupt:
             stopped += 1
+        assert cpus(0) == before
         workers.run(program.ctypes.data, len(program))
         assert x.min() == x.max()
 """
@@ -165,42 +170,83 @@ def test_a_forked_child_starts_its_own_threads():
     assert (x == 8).all()
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be bound here")
-def test_the_caller_is_bound_only_while_workers_wait():
+binds = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be bound here")
+CPUS_OF_A_CHILD = [sys.executable, "-S", "-c", "import os; print(sorted(os.sched_getaffinity(0)))"]
+
+
+@binds
+def test_what_the_caller_starts_may_run_on_every_core():
+    """A child inherits the cores of the thread that starts it, so the caller is not bound when it comes back."""
+    _x, _keep, program = adds(5)
+    before, all_cores, found = os.sched_getaffinity(0), cores.allowed(), []
+    with Workers(2, pin=True) as a, Workers(3, pin=True) as b:
+        for pool in (a, b) * 3:
+            pool.run(program.ctypes.data, 5)
+            assert os.sched_getaffinity(0) == before and cores.allowed() == all_cores
+            pool.run(program.ctypes.data, 5)
+            thread = threading.Thread(target=lambda: found.append(os.sched_getaffinity(0)))
+            thread.start()
+            thread.join()
+            pool.run(program.ctypes.data, 5)
+            child = subprocess.run(CPUS_OF_A_CHILD, capture_output=True, text=True, check=True)
+            assert child.stdout.strip() == str(sorted(before))
+    assert found == [before] * 6
+
+
+@binds
+def test_the_caller_computes_on_its_core():
+    """A caller that is elsewhere when a program begins is bound until it ends."""
+    _x, _keep, program = adds(300, 1 << 16)
+    before, own, seen = os.sched_getaffinity(0), cores.allowed()[0], set()
+    if len(before) == 1:
+        pytest.skip("one core")
+
+    def run():
+        os.sched_setaffinity(0, before - {own})
+        caller.append(threading.get_native_id())
+        while not done.is_set():
+            workers.run(program.ctypes.data, len(program))
+            outside.append(os.sched_getaffinity(0))
+
+    caller, outside, done, end = [], [], threading.Event(), time.monotonic() + 60
+    with Workers(2, pin=True) as workers:
+        thread = threading.Thread(target=run)
+        thread.start()
+        while frozenset([own]) not in seen and time.monotonic() < end:
+            time.sleep(0.001)
+            seen |= {frozenset(os.sched_getaffinity(each)) for each in caller}
+        done.set()
+        thread.join()
+    assert frozenset([own]) in seen and outside and all(cpus == before - {own} for cpus in outside)
+    assert os.sched_getaffinity(0) == before
+
+
+@binds
+def test_cores_that_the_caller_chose_stay_its_own():
+    """Whatever a thread was bound to before a program, it is afterwards."""
     _x, _keep, program = adds(5)
     before = os.sched_getaffinity(0)
-    with Workers(2, pin=True) as workers:
-        for _ in range(3):
-            workers.run(program.ctypes.data, 5)
-            assert os.sched_getaffinity(0) == {cores.allowed()[0]} or len(before) == 1
-        deadline = time.monotonic() + 60
-        while os.sched_getaffinity(0) != before and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert os.sched_getaffinity(0) == before
-        other = threading.Thread(target=workers.run, args=(program.ctypes.data, 5))
-        other.start()
-        other.join()
-        workers.run(program.ctypes.data, 5)
-    assert os.sched_getaffinity(0) == before
+    try:
+        with Workers(2, pin=True) as workers:
+            for cpu in sorted(before):
+                os.sched_setaffinity(0, {cpu})
+                workers.run(program.ctypes.data, 5)
+                assert os.sched_getaffinity(0) == {cpu}
+    finally:
+        os.sched_setaffinity(0, before)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be bound here")
-def test_two_pools_leave_the_caller_where_it_was():
-    """The second pool finds the caller bound by the first; what it gives back must not be that."""
-    _x, _keep, program = adds(5)
-    before, all_cores = os.sched_getaffinity(0), cores.allowed()
-    with Workers(2, pin=True) as a, Workers(2, pin=True) as b:
-        for first, second in ((a, b), (b, a)) * 3:
-            first.run(program.ctypes.data, 5)
-            second.run(program.ctypes.data, 5)
-            assert cores.allowed() == all_cores  # though the caller is bound
-            deadline = time.monotonic() + 60
-            while os.sched_getaffinity(0) != before and time.monotonic() < deadline:
-                time.sleep(0.005)
-            assert os.sched_getaffinity(0) == before
-        a.run(program.ctypes.data, 5)
-        b.run(program.ctypes.data, 5)
-    assert os.sched_getaffinity(0) == before
+def test_workers_wait_as_long_as_they_should():
+    """2 ms by the clock: the calls that measure how long a pause takes must not count as pauses."""
+    work = jit.load([workers_module.KERNELS[1]])[workers_module.KERNELS[1]]
+    pauses, best = int(workers_module.PATIENCE * workers_module._pauses_per_second(work)), 1.0
+    loop, sync = jit.function(work), np.zeros(runner.SYNC + 1, np.int64)
+    words = jit.pack_words((sync, sync[runner.SYNC :].ctypes.data, pauses, 0))
+    for _ in range(20):
+        start = time.perf_counter()
+        loop(ctypes.addressof(words), 0, 1)
+        best = min(best, time.perf_counter() - start)
+    assert 0.5 * workers_module.PATIENCE < best < 4 * workers_module.PATIENCE
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ new ones.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import os
 import threading
 import time
@@ -21,10 +23,11 @@ from ikpy_llm.kernels import cores, jit, runner
 PATIENCE = 2e-3  # seconds a worker spins for the next program: longer than sampling takes, too short to be noticed
 # Seconds a barrier spins before it offers the core to others: a thread that waits for one whose core another process
 # has taken must not give up its own core's share too. Generation on two threads (Zen 5, SmolLM2 Q4_1) with one core
-# taken by a busy loop keeps, bound to cores: 49 to 52 % at 200 us, 42 to 48 % at 1 and 5 ms, 43 to 46 % at 20 us;
-# not bound: 19 to 34 %, as the system moves both threads to one core.
+# taken by a busy loop, against 200 us, in turns: 0.80 to 0.88 with 20 us, 0.96 to 1.01 with 60 us and with 1 ms. A
+# caller that is never bound has 0.5 to 1, as the system moves both threads to one core.
 SPIN = 200e-6
-KERNELS = (jit.Kernel("runner.run"), jit.Kernel("runner.work"))
+CALIBRATION = 20_000  # pauses: 0.02 to 1 ms, so that the call itself (1 us and more) does not count
+KERNELS = (jit.Kernel("runner.run", can_bind=runner.CAN_BIND), jit.Kernel("runner.work"))
 
 
 class _Shared:
@@ -32,7 +35,6 @@ class _Shared:
 
     def __init__(self, n_threads: int, cpus: list[int]):
         self.n_threads, self.cpus, self.pid = n_threads, cpus, os.getpid()
-        self.caller = 0  # thread id of the caller while it is bound
         self.sync = np.zeros(runner.SYNC, np.int64)
         self.seen = np.zeros((n_threads, 16), np.int64)  # generations each thread has done, a cache line pair each
         # The caller takes the lock itself, not `with wake`: Condition's methods are Python, so Ctrl-C could strike
@@ -45,38 +47,21 @@ class _Shared:
     def serve(self, work, words, ith: int) -> None:
         """Body of thread `ith`."""
         if self.cpus:
-            os.sched_setaffinity(0, {self.cpus[ith % len(self.cpus)]})  # 0: this thread only
+            with contextlib.suppress(OSError):  # CPUs may be taken from a container while it runs
+                os.sched_setaffinity(0, {self.cpus[ith % len(self.cpus)]})  # 0: this thread only
         while True:
             work(ctypes.addressof(words), ith, self.n_threads)
             with self.wake:
                 while not self.closing and self.seen[ith, 0] >= self.requested:
-                    self.release_caller()
                     self.wake.wait()
                 if self.closing:
                     return
-
-    def bind_caller(self) -> None:
-        """Bind the calling thread to the first core until the workers park; hold `wake`.
-
-        Between two tokens it must not move to the core of a worker that spins; for good it must not stay bound, as
-        processes it starts would inherit that.
-        """
-        if self.cpus and threading.get_native_id() != self.caller:
-            self.release_caller()
-            self.caller = cores.bind(self.cpus[0])
-
-    def release_caller(self) -> None:
-        """Let the caller run where it could before; hold `wake`."""
-        if self.caller:
-            caller, self.caller = self.caller, 0
-            cores.release(caller)
 
     def close(self) -> None:
         if os.getpid() != self.pid:  # a forked child: the threads are not here, and one of them may have held the lock
             return
         with self.lock:
             self.closing = True
-            self.release_caller()
             self.wake.notify_all()
 
 
@@ -91,8 +76,9 @@ class Workers:
         self.n_threads = n_threads or cores.default_threads()
         addresses = jit.load(KERNELS)
         self._run, self._work = (jit.function(addresses[k]) for k in KERNELS)
+        self._per_second = _pauses_per_second(addresses[KERNELS[1]]) if self.n_threads > 1 else 0
         self._pin, self._lock, self._threads = pin, threading.Lock(), []
-        self._words = (ctypes.c_int64 * 4)()
+        self._words, self._home = (ctypes.c_int64 * 5)(), np.zeros(runner.HOME, np.uint8)
         self._shared = self._finalizer = None
         self._start()
 
@@ -100,12 +86,17 @@ class Workers:
         cpus, n = cores.allowed(), self.n_threads
         pin = n > 1 and (n == len(cpus) if self._pin is None else self._pin) and cores.can_bind()
         s = self._shared = _Shared(n, cpus if pin else [])
-        per_second = _pauses_per_second(self._work, s) if n > 1 else 0
-        spin = int(SPIN * per_second) if n <= cores.n_logical() else 0  # who waits may have the core of who works
-        self._words[:] = (0, 0, spin, s.sync.ctypes.data)
+        spin = int(SPIN * self._per_second) if n <= cores.n_logical() else 0  # who waits may have the core of who works
+        self._home[:] = 0
+        if pin:
+            self._home[runner.OWN + cpus[0] // 8] = 1 << cpus[0] % 8
+            self._home[runner.CORE : runner.CORE + 8].view(np.int64)[0] = cpus[0]
+        self._words[:] = (0, 0, spin, s.sync.ctypes.data, self._home.ctypes.data if pin else 0)
         self._threads = []
         for ith in range(1, self.n_threads):
-            words = jit.pack_words((s.sync.ctypes.data, s.seen[ith].ctypes.data, int(PATIENCE * per_second), spin))
+            words = jit.pack_words(
+                (s.sync.ctypes.data, s.seen[ith].ctypes.data, int(PATIENCE * self._per_second), spin)
+            )
             t = threading.Thread(target=s.serve, args=(self._work, words, ith), name=f"ikpy-{ith}", daemon=True)
             t.start()
             self._threads.append(t)
@@ -124,7 +115,6 @@ class Workers:
                 if self.n_threads > 1:
                     with s.lock:
                         s.requested += 1
-                        s.bind_caller()
                         s.wake.notify_all()
                 self._words[0], self._words[1] = program, count
                 self._run(ctypes.addressof(self._words), 0, self.n_threads)
@@ -146,12 +136,15 @@ class Workers:
         self.close()
 
 
-def _pauses_per_second(work, shared: _Shared) -> float:
-    """How fast this CPU executes the waiting loop; the fastest of three, because others may take the core meanwhile."""
-    n, best = 200, 1.0
-    words = jit.pack_words((shared.sync.ctypes.data, shared.seen[0].ctypes.data, n, 0))
+@functools.cache
+def _pauses_per_second(work: int) -> float:
+    """How fast this CPU executes the waiting loop at address `work`; the fastest of three, because others may take the
+    core meanwhile.
+    """
+    loop, sync, best = jit.function(work), np.zeros(runner.SYNC + 1, np.int64), 1.0
+    words = jit.pack_words((sync, sync[runner.SYNC :].ctypes.data, CALIBRATION, 0))
     for _ in range(3):
         start = time.perf_counter()
-        work(ctypes.addressof(words), 0, 1)
+        loop(ctypes.addressof(words), 0, 1)
         best = min(best, time.perf_counter() - start)
-    return n / best
+    return CALIBRATION / best

@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 import os
-import threading
-from contextlib import suppress
 from pathlib import Path
 
 from . import system
 
-# Threads that pools have bound to one core: native id -> (where they may run otherwise, how many pools hold them so).
-# Several pools may bind the same caller one after the other; the first one's view of its cores is the true one.
-_bound: dict[int, tuple[set[int], int]] = {}
-_lock = threading.Lock()
-
-
-def _forget() -> None:
-    """A forked child has none of the pools' threads, and one of them may have held the lock."""
-    global _lock
-    _lock = threading.Lock()
-    _bound.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
-
 
 def allowed(root: Path = Path("/")) -> list[int]:
     """One logical CPU of every physical core this process may run on, in order."""
-    cpus = sorted(affinity()) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     first: dict[str, int] = {}
     for cpu in cpus:
         siblings = _read(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
@@ -44,36 +26,9 @@ def can_bind() -> bool:
     return True
 
 
-def affinity() -> set[int]:
-    """Where the calling thread may run when no pool has bound it."""
-    bound = _bound.get(threading.get_native_id())
-    return bound[0] if bound else os.sched_getaffinity(0)
-
-
 def n_logical() -> int:
     """Logical CPUs this process may run on."""
-    return len(affinity()) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def bind(cpu: int) -> int:
-    """Bind the calling thread to a core until `release` is called with what this returns, its native id."""
-    caller = threading.get_native_id()
-    with _lock:
-        before, n_pools = _bound.get(caller) or (os.sched_getaffinity(0), 0)
-        _bound[caller] = before, n_pools + 1
-        os.sched_setaffinity(0, {cpu})
-    return caller
-
-
-def release(thread: int) -> None:
-    """Let a thread that `bind` bound run where it could before, once no other pool holds it."""
-    with _lock:
-        before, n_pools = _bound.pop(thread)
-        if n_pools > 1:
-            _bound[thread] = before, n_pools - 1
-            return
-        with suppress(OSError):  # the thread may have ended
-            os.sched_setaffinity(thread, before)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quota(root: Path = Path("/")) -> float | None:

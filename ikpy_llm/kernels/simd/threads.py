@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from llvmlite import ir
 from numba import types
 
-from .core import I32, I64, TARGET, call, op
+from .core import I8, I32, I64, TARGET, call, op
 from .memory import _address, i64
 
 
@@ -45,6 +47,24 @@ WINDOWS = "windows" in TARGET.triple  # its C library has neither of the next tw
 def sched_yield(b, sig):
     """Give the core to another thread (the C library's sched_yield, kernel32's SwitchToThread)."""
     call(b, "SwitchToThread" if WINDOWS else "sched_yield", I32)
+
+
+if hasattr(os, "sched_setaffinity"):  # Linux
+
+    @op(lambda: i64)
+    def this_cpu(b, sig):
+        """The number of the logical CPU this thread runs on now; takes no system call."""
+        return b.sext(call(b, "sched_getcpu", I32), I64)
+
+    @op(lambda addr, n_bytes: i64)
+    def get_affinity(b, sig, addr, n_bytes):
+        """Store the set of CPUs this thread may run on at address: bit i is CPU i; 0, or -1 where that fails."""
+        return b.sext(call(b, "sched_getaffinity", I32, I32(0), n_bytes, _address(b, addr, I8)), I64)
+
+    @op(lambda addr, n_bytes: i64)
+    def set_affinity(b, sig, addr, n_bytes):
+        """Let this thread run on the set of CPUs at address only; 0, or -1 where that fails."""
+        return b.sext(call(b, "sched_setaffinity", I32, I32(0), n_bytes, _address(b, addr, I8)), I64)
 
 
 CLOCK_MONOTONIC = 6 if "darwin" in TARGET.triple or "macos" in TARGET.triple else 1

@@ -98,6 +98,6 @@ def _(b, sig, table, index):
     return call(b, "llvm.x86.avx512.permvar.qi.512", index.type, whole, index)
 
 
-@threads.pause.op.native("sse2")
+@threads.pause.op.native("avx2")  # every x86-64 has it, but a body may only rely on what its target lists
 def _(b, sig):
     call(b, "llvm.x86.sse2.pause", ir.VoidType())
