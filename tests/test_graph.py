@@ -90,8 +90,6 @@ REFUSED = {
     "attention.layer_norm_rms_epsilon": (float("nan"), "accepted: 1e-30 to"),
     "rope.freq_base": (float("inf"), "accepted: 1.001 to"),
     "rope.dimension_count": (15, "an even number up to the head's 16"),
-    "attention.key_length": (24, "multiples of 16"),
-    "attention.value_length": (8, "multiples of 16"),
     "rope.dimension_sections": ([2, 2, 2, 2], "accepted: 0"),
     "attention.temperature_scale": (0.1, "accepted: 0.0"),
     "hidden_activation": ("gelu_new", "accepted: silu or swish"),

@@ -79,6 +79,7 @@ def test_q_k_and_v_in_one_matrix(folder, architecture):
 
 
 ODD = {  # cuts inside a panel
+    "llama, heads": ("llama", {"n_head": 5, "n_head_kv": 1, "head_dim": 24, "n_embd": 96}, ("q", "k", "v"), "attn_qkv"),
     "qwen2, n_ff": ("qwen2", {"n_ff": 40}, ("gate", "up"), "ffn_up"),
     "glm4, n_ff": ("glm4", {"n_ff": 40}, (), ""),
     "phi3, n_ff": ("phi3", {"n_ff": 40}, (), ""),

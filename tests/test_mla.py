@@ -42,6 +42,13 @@ CASES = {
         {"n_dense": None, "n_expert": None, "n_used": None, "n_shared": None, "n_ff_expert": None},
         EXACT,
     ),
+    "heads of 40 and 16, and 32": (V3 | {"sizes": {"nope": 40}, "seed": 1}, EXACT),
+    "heads of 40 and 24, and 40": (
+        V3 | {"sizes": {"nope": 40, "n_rot": 24, "v_dim": 40}, "layout": "k_b", "seed": 1},
+        EXACT,
+    ),
+    "heads of 24 and 8, and 20": ({"sizes": {"nope": 24, "n_rot": 8, "v_dim": 20}, "types": ("F16",)}, EXACT),
+    "heads of 100 and 28, and 72": ({"sizes": {"nope": 100, "n_rot": 28, "v_dim": 72}, "types": ("BF16",)}, EXACT),
     "few bits": ({"types": ("Q5_1", "Q4_0", "Q4_1")}, CODES),
 }
 
@@ -94,6 +101,19 @@ def test_groups_of_heads_and_rows_of_the_file(folder):
     assert n_attend == [1, 4, 2]
 
 
+def test_groups_of_heads_end_where_panels_do(folder):
+    """Rows of a head that are no multiple of 16: a small -amb expands as many heads at a time as fill whole panels."""
+    path = tiny_deepseek2.write(folder / "odd.gguf", sizes={"n_head": 8, "nope": 28, "v_dim": 40}, types=("F16",))
+    results, n_attend = [], []
+    for options in ({"amb": 0}, {"amb": 1}, {"amb": 16}, {"amb": 1, "repack": False}):
+        with session(path, mla=2, n_ctx=4096, **options) as s:
+            results.append(s.eval(TOKENS, all_logits=True))
+            n_attend.append(sum(r.op == "attend" for r in s.program("prompt").records) // 3)
+    assert n_attend == [1, 2, 1, 2]
+    for got in results[1:]:
+        np.testing.assert_array_equal(got, results[0])
+
+
 def test_what_the_cache_takes(folder):
     path = tiny_deepseek2.write(folder / "cache.gguf")
     sizes = tiny_deepseek2.SIZES
@@ -119,7 +139,7 @@ def test_each_layout_claims_what_it_needs(folder, caplog):
 
 
 REFUSED = {
-    "attention.kv_lora_rank": (72, "the hyperparameters imply|multiples of 16"),
+    "attention.kv_lora_rank": (72, "kv_lora_rank' is 72; accepted: multiples of 16"),
     "attention.head_count_kv": (2, "accepted: 1, 4"),
     "rope.dimension_count": (0, "an even number up to 256"),
     "expert_gating_func": (3, "accepted: 0, 1, 2"),
