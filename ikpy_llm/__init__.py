@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ikpy_llm.version import VERSION as __version__
+
+TYPE_CHECKING = False  # type checkers take it for true; importing typing takes longer than this file
 
 if TYPE_CHECKING:
     from ikpy_llm.api import Model as Model

@@ -1,6 +1,9 @@
 """Long steps are run in parts: the bits are the same, progress is told between them, and whatever stops one there
 leaves the session as it was."""
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import tiny_llama
@@ -12,6 +15,7 @@ from test_conversation import Session as Parrot
 from ikpy_llm.engine import program
 from ikpy_llm.engine.chat import ChatTemplate
 from ikpy_llm.engine.conversation import Cache, Conversation, stream
+from ikpy_llm.kernels.derive import bench
 
 TOKENS = np.random.default_rng(1).integers(0, tiny_llama.N_VOCAB, 300).tolist()
 
@@ -125,3 +129,20 @@ def test_until_the_context_is_full_is_that():
 
     assert run(n_predict=-2) == run(n_predict=-2, keep=0) == run(n_predict=-2, keep=-1) == 10
     assert run(n_predict=-1) == 10 and run(n_predict=-1, keep=0) == 100
+
+
+def test_a_measurement_that_is_stopped_takes_its_threads_along(capfd):
+    """Ctrl-C while this thread waits for the others: they end too, without a word."""
+
+    def kernel(address, ith, nth):
+        time.sleep(0.01)
+        if ith == 0:
+            calls.append(address)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+
+    calls, before = [], threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        bench.median_run(kernel, [1], 3, 5.0)
+    assert threading.active_count() == before and capfd.readouterr().err == ""
+    assert bench.median_run(lambda *words: time.sleep(0.001), [1], 3, 0.01) > 0.0009

@@ -3,13 +3,16 @@
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 
 import gguf_writer
+import psutil
 import pytest
 import tiny_llama
 import tiny_model
+from conftest import ROOT
 from terminal import PASTE, PASTE_END, Terminal, screen
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "openpty"), reason="no pseudo-terminals")
@@ -163,7 +166,7 @@ def test_quiet_and_no_perf(plain):
     [
         (["run", "-p", "the end", "-n", "-1", "--ignore-eos", "-c", "400000"], "the end"),
         (["bench", "-r", "5", "-p", "8", "-n", "400000", "-o", "md"], r"\| *pp8 \|"),
-        (["sweep-bench", "-c", "100000", "-ub", "8"], r"\| *8 \|"),
+        (["sweep-bench", "-c", "100000", "-ub", "8"], r"\d+/\d+ N_KV [2-9]"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -172,13 +175,49 @@ def test_ctrl_c_ends_a_command(plain, words, wait_for):
         t.until(wait_for)
         t.interrupt()
         assert t.end(60) == 130 and "Traceback" not in t.text, t.text[-2000:]
+        assert "N_KV" not in screen(t.text)[-1]  # a bar is gone
+
+
+def compilers_of(pid: int) -> list:
+    """Its compiler processes, once there are some that have begun."""
+    while not (found := [c for c in psutil.Process(pid).children() if "ikpy_llm.kernels.compile" in c.cmdline()]):
+        time.sleep(0.01)
+    return found
 
 
 def test_ctrl_c_while_kernels_are_compiled(plain, tmp_path):
     with Terminal("run", plain, "-p", "x", env={"IKPY_CACHE": str(tmp_path)}) as t:
         t.until("compiling")
-        time.sleep(1)  # the compilers are importing Numba
+        compilers = compilers_of(t.process.pid)
+        assert all(os.getsid(child.pid) != t.process.pid for child in compilers)  # a terminal's Ctrl-C passes them by
         t.interrupt()
-        start = time.monotonic()
         assert t.end(60) == 130 and "Traceback" not in t.text, t.text[-2000:]
-        assert time.monotonic() - start < 10
+        assert not psutil.wait_procs(compilers, 30)[1]  # nobody needs their kernels any more
+
+
+SLOW_MODULE = """
+import sys, time
+print("importing", file=sys.stderr, flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    raise ImportError("as extension modules do") from None
+"""
+
+
+@pytest.mark.parametrize(("module", "codes"), [("argparse", (-2, 130)), ("numpy", (130,))])
+def test_ctrl_c_while_modules_are_imported(plain, tmp_path, module, codes):
+    (tmp_path / f"{module}.py").write_text(SLOW_MODULE, encoding="utf-8")
+    env = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    with Terminal("run", plain, "-p", "x", env=env) as t:
+        t.until("importing")
+        t.interrupt()
+        assert t.end(60) in codes and "Traceback" not in t.text, t.text
+
+
+def test_importing_the_commands_leaves_ctrl_c_as_it_was():
+    code = "import signal; before = signal.getsignal(2); import ikpy_llm.cli; print(signal.getsignal(2) is before)"
+    for how in ("signal.default_int_handler", "signal.SIG_IGN", "signal.SIG_DFL"):
+        text = f"import signal; signal.signal(2, {how}); {code}"
+        done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True)
+        assert done.stdout == "True\n", done.stderr

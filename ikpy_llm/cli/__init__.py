@@ -6,6 +6,9 @@ A command file opens with its one-line description and has `Options` (a dataclas
 
 from __future__ import annotations
 
+from ikpy_llm.cli import interrupt
+
+# isort: split
 import contextlib
 import os
 import sys
@@ -44,6 +47,10 @@ def main(argv: list[str] | None = None, program: str | None = None) -> int:
         return EXIT_ERROR
     except KeyboardInterrupt:
         return EXIT_INTERRUPT
+    except ImportError:
+        if interrupt.came:  # what extension modules, NumPy for one, make of it
+            return EXIT_INTERRUPT
+        raise
     except BrokenPipeError:
         # The reader has left; without this Python would complain again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -56,6 +63,7 @@ def main(argv: list[str] | None = None, program: str | None = None) -> int:
 
 def script(program: str | None = None) -> None:
     """`main` as the whole process: ends it without taking its objects apart, which would take 60 ms."""
+    interrupt.remember()
     code = main(program=program)
     with contextlib.suppress(OSError):
         sys.stderr.flush()
@@ -103,3 +111,6 @@ def _help() -> str:
             "`ikpy COMMAND --help` lists the options of one command, `ikpy --version` prints the version.",
         ]
     )
+
+
+interrupt.as_exception()

@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-import sys
 from collections.abc import Iterator
 
 from ikpy_llm.errors import IkpyError
+
+log = logging.getLogger("ikpy.cli")
 
 
 def check(options) -> None:
@@ -37,13 +39,13 @@ def kept(model, options) -> Iterator[list[int]]:
         return
     if exists(path):
         old = model.load_session(path)
-    print(f"prompt cache: {path}: {len(old)} tokens" if old else f"prompt cache: {path}: new", file=sys.stderr)
+    log.info("prompt cache: %s: %s", path, f"{len(old)} tokens" if old else "new")
 
     def save() -> None:
         tokens = model.cached_tokens
         if tokens and old[: len(tokens)] != tokens:  # what the file has already is not written again
             n_bytes = model.save_session(path)
-            print(f"prompt cache: {path}: {len(tokens)} tokens saved, {n_bytes / 1e6:.1f} MB", file=sys.stderr)
+            log.info("prompt cache: %s: %d tokens saved, %.1f MB", path, len(tokens), n_bytes / 1e6)
 
     if not options.prompt_cache_ro and not options.prompt_cache_all:
         model.after_prompt(save)

@@ -184,9 +184,10 @@ def main(options: Options) -> None:
                 complete(model, tokens if prompt is None else prompt, options, sampling)
             else:
                 take_turns(model, prompt, system, options, sampling, template, variables, chat)
-        if options.perf and not options.quiet:
+        told = options.perf and not options.quiet
+        if told:
             print_timings(model.timings)
-        if options.ser:
+        if options.ser and told:
             used, n = model.session.experts_per_token, model.session.params.n_expert_used
             print(f"experts: {used:.2f} of {n} per token and layer (-ser {options.ser})", file=sys.stderr)
         if options.profile:

@@ -161,25 +161,27 @@ def sweep(session, options: Options, measure: Callable[[], dict]) -> Iterator[tu
         timed(tokens(pp), options.batch)
     session.rewind(0)
     depths = range(0, session.n_ctx - max(pp, tg) + 1, pp)
-    for i, n_kv in enumerate(depths):
-        bar.show(i, len(depths), f"N_KV {n_kv}")
-        if i % options.stride:
-            timed(tokens(pp), options.batch)
-            continue
-        before = measure()
-        for _ in range(options.repetitions if i == 0 else 1):
-            session.rewind(n_kv)
-            t_tg = timed(tokens(tg), 1)
-            session.rewind(n_kv)
-            t_pp = timed(tokens(pp), options.batch)
-            values = (pp, tg, n_kv, t_pp, pp / t_pp, t_tg, tg / t_tg)
-            row = dict(zip(KEYS, values, strict=True))
-            row |= {"rss_hwm_mib": peak_memory(), "vram_delta_mib": None} if options.memory else {}
-            after = measure()
-            bar.clear()
-            yield row, bench_run.between(before, after)
-            before = after
-    bar.clear()
+    try:
+        for i, n_kv in enumerate(depths):
+            bar.show(i, len(depths), f"N_KV {n_kv}")
+            if i % options.stride:
+                timed(tokens(pp), options.batch)
+                continue
+            before = measure()
+            for _ in range(options.repetitions if i == 0 else 1):
+                session.rewind(n_kv)
+                t_tg = timed(tokens(tg), 1)
+                session.rewind(n_kv)
+                t_pp = timed(tokens(pp), options.batch)
+                values = (pp, tg, n_kv, t_pp, pp / t_pp, t_tg, tg / t_tg)
+                row = dict(zip(KEYS, values, strict=True))
+                row |= {"rss_hwm_mib": peak_memory(), "vram_delta_mib": None} if options.memory else {}
+                after = measure()
+                bar.clear()
+                yield row, bench_run.between(before, after)
+                before = after
+    finally:  # after Ctrl-C too
+        bar.clear()
 
 
 def peak_memory() -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import threading
 import time
@@ -19,7 +20,7 @@ def median_run(fn, addresses: list[int], threads: int, seconds: float) -> float:
     Threads meet only before and after a round, so calls of one round must not depend on each other."""
     times, barrier, go_on = [], threading.Barrier(threads), True
 
-    def work(ith: int):
+    def round_after_round(ith: int):
         nonlocal go_on
         end = time.perf_counter() + seconds
         while True:
@@ -34,12 +35,21 @@ def median_run(fn, addresses: list[int], threads: int, seconds: float) -> float:
                 times.append(time.perf_counter() - start)
                 go_on = time.perf_counter() < end or len(times) < 4
 
+    def work(ith: int):
+        with contextlib.suppress(threading.BrokenBarrierError):  # the caller has been stopped
+            round_after_round(ith)
+
     others = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(1, threads)]
-    for t in others:
-        t.start()
-    work(0)
-    for t in others:
-        t.join()
+    try:
+        for t in others:
+            t.start()
+        round_after_round(0)
+    except BaseException:  # Ctrl-C
+        barrier.abort()
+        raise
+    finally:  # the words are the caller's, so nobody may read them later
+        for t in filter(threading.Thread.is_alive, others):
+            t.join()
     import statistics  # 4 ms of every start
 
     return statistics.median(times[1:])
