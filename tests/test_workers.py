@@ -9,6 +9,7 @@ import threading
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 from ikpy_llm.engine import workers as workers_module
@@ -285,3 +286,14 @@ def test_default_threads_respect_quota_and_siblings(tmp_path, monkeypatch):
     for limit, n in (("50000", 1), ("199000", 1), ("200000", 2), ("900000", 2)):
         (tmp_path / "sys/fs/cgroup/cpu.max").write_text(f"{limit} 100000\n")
         assert cores.default_threads(tmp_path) == n
+
+
+def test_without_affinity_threads_are_physical_cores(monkeypatch, tmp_path):
+    """macOS and Windows; two logical CPUs of a core share its multipliers."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    for physical, n in (4, 4), (None, 8):
+        monkeypatch.setattr(psutil, "cpu_count", lambda logical, found=physical: found)
+        assert cores.allowed(tmp_path) == list(range(n))
+        assert cores.default_threads(tmp_path) == n
+    assert cores.n_logical() == 8

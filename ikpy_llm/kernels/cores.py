@@ -10,12 +10,22 @@ from . import system
 
 def allowed(root: Path = Path("/")) -> list[int]:
     """One logical CPU of every physical core this process may run on, in order."""
-    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(_n_physical())
     first: dict[str, int] = {}
     for cpu in cpus:
         siblings = _read(root / f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
         first.setdefault(siblings or f"cpu {cpu}", cpu)
     return sorted(first.values())
+
+
+def _n_physical() -> int:
+    """Physical cores of the machine, where the system does not say which of them this process may use."""
+    import psutil
+
+    try:
+        return psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    except OSError:
+        return os.cpu_count() or 1
 
 
 def can_bind() -> bool:
