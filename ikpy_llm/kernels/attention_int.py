@@ -203,8 +203,9 @@ def scorer(kv: KVType, n_rows: int, k_dim: int, n_panels: int):
                 here, later = queries + g * 8 * row_part, cache + (first + p) * panel_bytes + ahead + g * tile_bytes
                 here_codes = plain_index(codes + g * tile_step)
                 at, later, near = plain_index(at), plain_index(later), plain_index(near)
-                for i in range(0, side * tile_bytes, 64):  # in small parts: a core has few reads under way at a time
-                    prefetch_l2(later + i)
+                for s in range(side):  # in small parts: a core has few reads under way at a time
+                    for i in range(0, tile_bytes, 64):
+                        prefetch_l2(later + s * panel_bytes + i)
                 total = dots(total, here_codes, step, at, here, at + part, part, near)
                 if mins:
                     total = summed(at + 3 * part, near + VECTOR, step, total)

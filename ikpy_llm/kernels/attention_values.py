@@ -2,9 +2,11 @@
 
 Weights are in units of the block's largest. Per row and 32 columns, weight * scale of the position is rounded to 15 or
 16 bits of what the largest weight and the largest scale in the block would give, and multiplied with codes as s8, sums
-of a block in 32 bits: as a byte, and a byte of the rest by products of their own; as int16 on AVX2 without a
-dot-product instruction. (8 bits alone leave nothing of the weights beside one that is far above them, as the first
-token's often is.) So the error of a block's sum is at most 64 * 2^-16 of the largest weight times the largest value.
+of a block in 32 bits. The upper and the lower byte of 16 bits have products of their own: 256 times the sum of the
+upper ones is where that of the lower ones starts. Where products take only signed bytes (NEON without i8mm) they are a
+byte and a byte of the rest, and int16 on AVX2 without a dot-product instruction. (8 bits alone leave nothing of the
+weights beside one that is far above them, as the first token's often is.) So the error of a block's sum is at most 64 *
+2^-16 of the largest weight times the largest value.
 
 The largest scale is that of the block where a row sees all of it, else of the positions the row sees. A block of
 positions is decoded once for all rows that share it; codes of 8 bits, and some of 4, are read where they lie. Keys:
@@ -22,7 +24,6 @@ from .attention_dots import (
     PARTS_V,
     RUN,
     SIGNED,
-    TOP_BYTE,
     VECTOR,
     WEIGHTS,
     WORDS,
@@ -48,11 +49,9 @@ from .simd import (
     Vec,
     absolute,
     bits,
-    cast,
     fma,
     inline,
     iota,
-    join,
     load,
     load_f32,
     load_i32,
@@ -77,9 +76,10 @@ ZERO = np.float32(0)
 ROUND = np.float32(MAGIC)  # x + ROUND has round(x) in its low bits
 TINY = np.float32(1e-30)  # weights and scales below count as zeros
 SPREAD = 64  # bytes of a number that stands alone
-# what is left, from -1/2 to 1/2 or from 0 to 1, as a byte; with int16 weights, what codes in upper halves count more
-LOW = np.float32(16 if WORDS else 254 if SIGNED else 255)
-TOP = np.float32(32767 if WORDS else TOP_BYTE)  # the largest weight, as an integer
+# what is left, from -1/2 to 1/2, as a signed byte; with int16 weights, what codes in upper halves count more
+LOW = np.float32(16 if WORDS else 254)
+# the largest weight, as an integer; unsigned weights have 16 bits, of which each byte is multiplied by itself
+TOP = np.float32(32767 if WORDS else 127 if SIGNED else 65535)
 AT_NORM, AT_MINS, AT_UNIT = 4 * BLOCK, 8 * BLOCK, 12 * BLOCK
 GROUP_BYTES = 12 * BLOCK + SPREAD
 
@@ -221,18 +221,29 @@ def values_reader(kv: KVType, v_dim: int, latent: int = 0):
     return inline(read)
 
 
-@inline
-def _low_bytes(x, y, z, w):
-    x, y, z, w = bits(U32V, x), bits(U32V, y), bits(U32V, z), bits(U32V, w)
-    return cast(U8, join(join(x & 255, y & 255), join(z & 255, w & 255)))
+def _bytes_of(k: int):
+    """Function of four I32V -> U8: byte k of each lane, in order."""
+    words, lanes = Vec("i16", 2 * LANES), range(0, 4 * LANES, 2)
+
+    @intrinsic
+    def pick(typingctx, x, y, z, w):
+        def codegen(ctx, b, sig, values):
+            halves = [b.bitcast(v, words.ir) for v in values]
+            pairs = [shuffle(b, *halves[i : i + 2], lanes) for i in (0, 2)]
+            return shuffle(b, *(b.bitcast(v, U8.ir) for v in pairs), [2 * i + k for i in range(4 * LANES)])
+
+        return U8(I32V, I32V, I32V, I32V), codegen
+
+    return pick
+
+
+_low_bytes, _high_bytes = _bytes_of(0), _bytes_of(1)
 
 
 @inline
 def _shifted(w, d):
-    """weight * scale, rounded, above ROUND; the rest of an unsigned byte is not below zero."""
-    if WORDS or SIGNED:
-        return fma(w, d, splat(F32, ROUND))
-    return fma(w, d, splat(F32, np.float32(-0.5))) + ROUND
+    """weight * scale, rounded, above ROUND."""
+    return fma(w, d, splat(F32, ROUND))
 
 
 @inline
@@ -256,20 +267,29 @@ def _rounder(weight):
             store(out + 2 * i * LANES, _low_words(bits(U32V, x), bits(U32V, y)))
 
     @inline
-    def some_bytes(part, weights, row, norm, i):
+    def four(part, weights, row, norm, i):
         d = norm + i * VECTOR
         x, y = part(weight(weights, row, i), load(F32, d)), part(weight(weights, row, i + 1), load(F32, d + VECTOR))
         z = part(weight(weights, row, i + 2), load(F32, d + 2 * VECTOR))
-        return _low_bytes(x, y, z, part(weight(weights, row, i + 3), load(F32, d + 3 * VECTOR)))
+        w = part(weight(weights, row, i + 3), load(F32, d + 3 * VECTOR))
+        return bits(I32V, x), bits(I32V, y), bits(I32V, z), bits(I32V, w)
+
+    @inline
+    def signed_bytes(weights, row, norm, out):
+        """A byte, and BLOCK bytes on the rest of it in units of 1 / LOW."""
+        for i in range(0, BLOCK // LANES, 4):
+            store(out + i * LANES, _low_bytes(*four(_shifted, weights, row, norm, i)))
+            store(out + BLOCK + i * LANES, _low_bytes(*four(_rest, weights, row, norm, i)))
 
     @inline
     def two_bytes(weights, row, norm, out):
-        """A byte, and BLOCK bytes on the rest of it in units of 1 / LOW."""
+        """The upper byte of 16 bits, and BLOCK bytes on the lower one."""
         for i in range(0, BLOCK // LANES, 4):
-            store(out + i * LANES, some_bytes(_shifted, weights, row, norm, i))
-            store(out + BLOCK + i * LANES, some_bytes(_rest, weights, row, norm, i))
+            x, y, z, w = four(_shifted, weights, row, norm, i)
+            store(out + i * LANES, _high_bytes(x, y, z, w))
+            store(out + BLOCK + i * LANES, _low_bytes(x, y, z, w))
 
-    return words if WORDS else two_bytes
+    return words if WORDS else signed_bytes if SIGNED else two_bytes
 
 
 def weigher(kv: KVType, n_rows: int, v_dim: int, wide: int, latent: bool = False):
@@ -285,8 +305,9 @@ def weigher(kv: KVType, n_rows: int, v_dim: int, wide: int, latent: bool = False
     products = word_products(n_rows, halves) if WORDS else byte_products(n_rows)
     fold, fold_low = folder(n_rows, WORDS, mins), folder(n_rows, WORDS, False)
     n_vectors, n_runs, n_sums = v_dim // LANES // wide * wide, BLOCK // (4 * RUN), n_rows * (2 if WORDS else PARTS_V)
+    n_passes = 1 if WORDS else 2
     rest_step = (v_dim // LANES - n_vectors) * VECTOR
-    near = -(-BLOCK * kv.row_bytes(v_dim) // (CACHE_LINE * n_runs * (v_dim // LANES // PARTS_V)))
+    near = -(-BLOCK * kv.row_bytes(v_dim) // (CACHE_LINE * n_runs * n_passes * (v_dim // LANES // PARTS_V)))
     near = 0 if latent else near  # lines asked for in a run; of latents scores have
     at_codes, step, tile_step = groups * GROUP_BYTES, LANES * kv.row_bytes(v_dim), LANES * kv.tile_row
     if packed:
@@ -323,10 +344,8 @@ def weigher(kv: KVType, n_rows: int, v_dim: int, wide: int, latent: bool = False
         return reduce_add(total)
 
     @inline
-    def add(codes, rounded, n, masks, centres, later):
-        acc, codes, later = tile_zeros(I32V, n_sums), plain_index(codes), plain_index(later)
-        if halves:
-            acc = starts(centres)
+    def add(acc, codes, rounded, n, masks, later):
+        codes, later = plain_index(codes), plain_index(later)
         for q in range((n + 4 * RUN - 1) // (4 * RUN)):
             for i in range(near):  # in small parts: a core has few reads under way at a time
                 prefetch_l2(later + (q * near + i) * CACHE_LINE)
@@ -365,13 +384,20 @@ def weigher(kv: KVType, n_rows: int, v_dim: int, wide: int, latent: bool = False
                 to, row_step = sums + (vector // wide * n_rows * wide + vector % wide) * VECTOR, wide * VECTOR
                 if vector >= n_vectors:
                     to, row_step = rest + (vector - n_vectors) * VECTOR, rest_step
-                later = cache + ahead + vector // PARTS_V * (near * n_runs * CACHE_LINE)
+                later = cache + ahead + vector // PARTS_V * (near * n_runs * n_passes * CACHE_LINE)
                 high = at // 4 if halves else 0
                 codes = (block + at_codes if packed else cache) + g * tile_step + (at - 4 * high) * SIZE
                 near_masks, near_centres = masks + VECTOR * high, centres + 4 * n_rows * high
-                sums_of = add(codes, rounded, n, near_masks, near_centres, later)
-                fold(sums_of, to, row_step, factors if high == 0 else low_factors)
-                if not WORDS:
-                    fold_low(add(codes, rounded + BLOCK, n, masks, centres, later), to, row_step, low_factors)
+                acc = starts(near_centres) if halves else tile_zeros(I32V, n_sums)
+                acc = add(acc, codes, rounded, n, near_masks, later)
+                later += near * n_runs * CACHE_LINE
+                if SIGNED:
+                    fold(acc, to, row_step, factors)
+                    acc = add(tile_zeros(I32V, n_sums), codes, rounded + BLOCK, n, masks, later)
+                    fold_low(acc, to, row_step, low_factors)
+                elif WORDS:
+                    fold(acc, to, row_step, factors if high == 0 else low_factors)
+                else:
+                    fold(add(acc << 8, codes, rounded + BLOCK, n, masks, later), to, row_step, factors)
 
     return inline(weigh)
