@@ -119,6 +119,9 @@ def test_warm_start_imports_no_compiler(ikpy, model):
     assert done.returncode == 0 and "numpy" in imported and "llvmlite" in {name.split(".")[0] for name in imported}
     heavy = {"numba", "gguf", "rich", "jinja2", "huggingface_hub", "sentencepiece", "requests"}
     assert not heavy & {name.split(".")[0] for name in imported}
+    assert (
+        not {"ikpy_llm.engine.gbnf", "ikpy_llm.engine.grammar", "ikpy_llm.cli.chat_loop"} & imported
+    )  # 10 ms for nothing
 
 
 def spoilt(model, tmp_path, how):

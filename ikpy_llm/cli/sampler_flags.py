@@ -129,7 +129,6 @@ def sampling_of(options) -> dict:
 
 def _rules(options) -> dict:
     from ikpy_llm.cli.text import read_file, word
-    from ikpy_llm.engine import grammar
 
     found = {
         "--grammar": options.grammar,
@@ -144,5 +143,7 @@ def _rules(options) -> dict:
         return {}
     value = found[names[0]]
     text = read_file(names[0], value) if names[0] in ("--grammar-file", "-jf") else word(value)
+    from ikpy_llm.engine import grammar
+
     grammar.library()  # say now that it is missing, not when the model is loaded
     return {"grammar" if "grammar" in names[0] else "json_schema": text}
