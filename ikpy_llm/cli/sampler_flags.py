@@ -141,6 +141,8 @@ def _rules(options) -> dict:
         raise IkpyError(f"{' and '.join(names)} exclude each other")
     if not names:
         return {}
+    from ikpy_llm.engine import grammar  # 10 ms of every start
+
     value = found[names[0]]
     text = read_file(names[0], value) if names[0] in ("--grammar-file", "-jf") else word(value)
     from ikpy_llm.engine import grammar
