@@ -328,12 +328,9 @@ class Session:
         for i in range(0, total, n):
             part = tokens[i : i + n]
             if self.progress is not None:
-                told = partial(self._tell, i, len(part), total)
+                told = partial(_tell, self.progress, i, len(part), total)
             logits = self._step("prompt", part, 1 if i + len(part) == total else 0, told)
         return logits
-
-    def _tell(self, before: int, n: int, total: int, share: float) -> None:
-        self.progress(before + int(share * n), total, "read prompt")
 
     def _eval_all(self, tokens: np.ndarray, name: str) -> np.ndarray:
         parts, n = [], self._shapes[name].n_rows
@@ -343,10 +340,7 @@ class Session:
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def _step(self, name: str, tokens: np.ndarray, n_outputs: int, told=None) -> np.ndarray:
-        """Run one program on at most as many tokens as it takes; logits of the last n_outputs rows.
-
-        told(share): called meanwhile with how much of it is done.
-        """
+        """Run one program on at most as many tokens as it takes, told(share done) meanwhile; the last n_outputs logits."""
         program, logits = self._program(name)
         n = len(tokens)
         self._ids[:n] = tokens
@@ -448,3 +442,7 @@ class Session:
 def _all_angles(graph: Graph) -> list[rope.Angles]:
     """Every table of rotations the model uses."""
     return list(dict.fromkeys(op.attrs["angles"] for op in graph.ops if "angles" in op.attrs))
+
+
+def _tell(progress, before: int, n: int, total: int, share: float) -> None:
+    progress(before + int(share * n), total, "read prompt")
