@@ -145,7 +145,5 @@ def _rules(options) -> dict:
 
     value = found[names[0]]
     text = read_file(names[0], value) if names[0] in ("--grammar-file", "-jf") else word(value)
-    from ikpy_llm.engine import grammar
-
     grammar.library()  # say now that it is missing, not when the model is loaded
     return {"grammar" if "grammar" in names[0] else "json_schema": text}

@@ -340,7 +340,7 @@ class Session:
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
     def _step(self, name: str, tokens: np.ndarray, n_outputs: int, told=None) -> np.ndarray:
-        """Run one program on at most as many tokens as it takes, told(share done) meanwhile; the last n_outputs logits."""
+        """Run one program on at most as many tokens as it takes; logits of the last n_outputs. told(share)."""
         program, logits = self._program(name)
         n = len(tokens)
         self._ids[:n] = tokens
