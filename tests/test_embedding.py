@@ -61,7 +61,7 @@ def test_errors_and_what_was_in_the_sequence(loaded):
     before = model.session.eval(TOKENS[:5])
     for wrong, part in (
         ({"text": TOKENS, "pooling": "rank"}, "pooling is 'rank'; none, mean, cls, last"),
-        ({"text": []}, "tokens must be one or more"),
+        ({"text": []}, "there are no tokens; one token id or more are accepted"),
         ({"text": None}, "None is neither a text"),
         ({"text": [1.5]}, "neither a text"),
         ({"text": TOKENS * 3}, "does not fit into the context of 256"),
