@@ -62,8 +62,8 @@ def test_errors_and_what_was_in_the_sequence(loaded):
     for wrong, part in (
         ({"text": TOKENS, "pooling": "rank"}, "pooling is 'rank'; none, mean, cls, last"),
         ({"text": []}, "there are no tokens; one token id or more are accepted"),
-        ({"text": None}, "None is neither a text"),
-        ({"text": [1.5]}, "neither a text"),
+        ({"text": None}, "text is None; a text or a list of token ids is accepted"),
+        ({"text": [1.5]}, "a text or a list of token ids is accepted"),
         ({"text": TOKENS * 3}, "does not fit into the context of 256"),
         ({"text": [70]}, "token id 70"),
     ):
