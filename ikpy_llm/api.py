@@ -16,7 +16,6 @@ from ikpy_llm.arguments import as_json, checks_methods, file_path, plain, refuse
 from ikpy_llm.engine import overrides, special_ids
 from ikpy_llm.engine.chat import begun, checked, checked_tools, checked_variables
 from ikpy_llm.engine.conversation import Cache, Conversation, End, checked_n_predict, stream
-from ikpy_llm.engine.derived import Derived
 from ikpy_llm.engine.gguf import open_gguf
 from ikpy_llm.engine.options import Options
 from ikpy_llm.engine.sampling_options import SamplerOptions, file_defaults
@@ -50,7 +49,7 @@ class Model:
                 "Model(...) opens no file; Model.load(path, ...) does, for example Model.load('model.gguf')"
             )
         self.meta, self.path, self._load_s = meta, path, load_s
-        self._session, self._cache = session, Cache(session)
+        self._session, self._cache, session.owns_file = session, Cache(session), True
         self._told = False  # what the file recommends to samplers
         self._chat: tuple[object, Conversation] | None = None  # of chat(): template and how far it has come
 
@@ -425,10 +424,6 @@ class Model:
     def close(self) -> None:
         """End the worker threads, close the file; computing is an IkpyError afterwards. A second call does nothing."""
         self._session.close()
-        for tensor in self._session.tensors.values():
-            if isinstance(tensor, Derived):  # it may be a view of the file
-                tensor.release()
-        self._session.file.close()
 
     def __enter__(self) -> Model:
         return self

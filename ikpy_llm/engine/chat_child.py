@@ -15,6 +15,7 @@ import weakref
 from pathlib import Path
 
 from ikpy_llm.errors import IkpyError
+from ikpy_llm.kernels import forks
 
 log = logging.getLogger("ikpy.chat")
 SECONDS = 2.0  # for all renderings of a conversation; the largest of 113 public templates takes 0.2 with compiling
@@ -29,7 +30,8 @@ class Child:
     """A template in a process of its own, which starts with the first rendering and ends with this object."""
 
     def __init__(self, text: str):
-        self._text, self._lock = text, threading.Lock()
+        self._text = text
+        forks.lock(self, "_lock", threading.Lock)
         self._process: subprocess.Popen | None = None
         self._owner, self._left, self._here = 0, SECONDS, None
         self._unreadable: IkpyError | None = None

@@ -14,6 +14,7 @@ from ikpy_llm.engine import prompt_cache
 from ikpy_llm.engine.chat import ChatTemplate, begun, checked
 from ikpy_llm.engine.stops import StopMatcher, checked_ends, checked_stops
 from ikpy_llm.errors import IkpyError
+from ikpy_llm.kernels import forks
 
 OTHER_TEXT = (
     "this text cannot go on: the model was used for something else after its last piece, and has one KV cache only; "
@@ -30,7 +31,7 @@ class Cache:
 
     def __init__(self, session):
         self.session, self.tokens = session, []
-        self.lock = threading.RLock()
+        forks.lock(self, "lock", threading.RLock)
         self.after_prompt: Callable[[], None] | None = None  # called once, when a text has been read
         self._owner, self._left = None, self._state()
 

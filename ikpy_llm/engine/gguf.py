@@ -133,8 +133,11 @@ class GGUFFile:
     def __repr__(self) -> str:
         return f"<GGUFFile {self.path}: {len(self.tensors)} tensors, {len(self.meta)} keys>"
 
-    def close(self):
-        """Close the files; looking at a tensor is a ModelFileError afterwards."""
+    def close(self, tensors=()):
+        """Close the files, and let go of what was made of them; looking at a tensor is a ModelFileError afterwards."""
+        for tensor in tensors:
+            if not isinstance(tensor, Tensor):  # it may hold a view of the file
+                tensor.release()
         for part in self._parts:
             part.close()
 

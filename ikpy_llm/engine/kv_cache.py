@@ -161,6 +161,10 @@ class KVCache:
             start += size
         return out
 
+    def reset_counters(self) -> None:
+        """They are zero before and after every step."""
+        self._counters[:] = 0
+
     @property
     def counters(self) -> int:
         """Address of the counters."""

@@ -2,9 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
+from ikpy_llm.errors import IkpyError
 from ikpy_llm.kernels import system
+
+log = logging.getLogger("ikpy.session")
+
+
+def check(path, packed: bool, n_step: int, weights: int, file: int, buffers: int, context: int) -> None:
+    """Say what a session is about to take besides its KV cache; IkpyError where it cannot be, before any of it is.
+
+    All in bytes. packed: weights are woven; n_step: tokens of a step; context: the KV cache and its tables. What is
+    read from the file can be dropped again and is no need.
+    """
+    free, what = available(), "woven" if packed else "made of the file's"
+    parts = [f"weights {weights / 1e6:.1f} MB {what}"] * (weights > 0)
+    parts += [f"weights {file / 1e6:.1f} MB read from the file"] * (not packed)
+    parts.append(f"buffers {buffers / 1e6:.1f} MB for {n_step} tokens")
+    there = "" if free is None else f"; {free / 1e6:.0f} MB are free"
+    log.info("memory besides: %s%s", ", ".join(parts), there)
+    if free is None:
+        return
+    if weights + buffers + context > free:
+        ways = "-no-rtr reads weights from the file; " * packed + "a smaller context (-c) or step (-ub) helps"
+        raise IkpyError(
+            f"{path}: {(weights + buffers + context) / 1e6:.0f} MB of memory are needed ({', '.join(parts)}, "
+            f"{context / 1e6:.0f} MB for the context), {free / 1e6:.0f} MB are free; {ways}"
+        )
+    if not packed and file + buffers + context > free:
+        log.warning("the model is larger than the free memory: parts of it are read from the disk again and again")
 
 
 def available(root: Path = Path("/")) -> int | None:

@@ -65,3 +65,8 @@ def table(angles: Angles, n_ctx: int, freqs: np.ndarray | None = None) -> np.nda
     out = np.empty((n_ctx, len(i), 2), np.float32)
     out[..., 0], out[..., 1] = np.cos(turn) * scale, np.sin(turn) * scale
     return out
+
+
+def of_graph(graph) -> list[Angles]:
+    """Every table of rotations that a model uses."""
+    return list(dict.fromkeys(op.attrs["angles"] for op in graph.ops if "angles" in op.attrs))

@@ -24,8 +24,8 @@ from ikpy_llm.engine.weights import Weights
 from ikpy_llm.engine.workers import KERNELS as WORKER_KERNELS
 from ikpy_llm.engine.workers import Workers
 from ikpy_llm.errors import IkpyError, ModelFileError, shown
-from ikpy_llm.kernels import cores, jit
-from ikpy_llm.kernels.runner import RECORD
+from ikpy_llm.kernels import cores, forks, jit
+from ikpy_llm.kernels.runner import CLAIM, RECORD
 
 log = logging.getLogger("ikpy.session")
 ALL_LOGITS = 64 << 20  # bytes of logits one step may produce; longer requests for all rows take several steps
@@ -95,7 +95,14 @@ class Session:
         self._state = np.zeros((4, BLOCK), np.int64)  # one block per kind of rows, cache lines apart
         self._words = memoryview(self._state.reshape(-1))  # its numbers; NumPy's code is cold when a token begins
         self._ids = np.zeros(max(n_rows, 1), np.int32)
-        self._lock = threading.Lock()
+        # Held while tokens are evaluated. The thread that has it may come back: a signal's handler may close the model.
+        forks.lock(self, "_lock", threading.RLock)
+        forks.call(self, Session._left_alone)
+        self.owns_file, self._closing, self._busy = (
+            False,
+            False,
+            0,
+        )  # `close` closes the file; the thread that evaluates
         self.progress: Callable[[int, int, str], None] | None = None  # called while several tokens are read
         self._open(graph, need, progress)
 
@@ -128,7 +135,7 @@ class Session:
         """Bytes the context needs; IkpyError if there are not so many."""
         free, layers = memory.available(), self._layers.values()
         cache = sum(layer.n_bytes for layer in layers)
-        need = cache + sum(4 * self.n_ctx * angles.n_rot for angles in _all_angles(graph))  # and tables of angles
+        need = cache + sum(4 * self.n_ctx * angles.n_rot for angles in rope.of_graph(graph))  # and tables of angles
         rings = sorted({layer.n_cells for layer in layers if layer.n_cells < self.n_ctx})
         part = f" ({sum(x.n_cells in rings for x in layers)} of {len(layers)} layers: {rings[0]})" if rings else ""
         log.info("%s, %d positions%s", kv_cache.size_line(layers), self.n_ctx, part)
@@ -143,30 +150,6 @@ class Session:
     def _n_buffers(self) -> int:
         """Bytes of the arenas of the programs that are not made yet."""
         return sum(plan.n_bytes for plan, _ in self._pending.values())
-
-    def _check_all_memory(self, context: int) -> None:
-        """Say what is about to be taken besides the KV cache; IkpyError where it cannot be, before any of it is.
-
-        context: bytes of the KV cache and its tables. What is read from the file can be dropped again and is no need.
-        """
-        buffers, free = self._n_buffers, memory.available()
-        weights, what = self.weights.memory(self.packed), "woven" if self.packed else "made of the file's"
-        file_mb = self.file.n_bytes / 1e6 if hasattr(self.file, "n_bytes") else 0.0
-        parts = [f"weights {weights / 1e6:.1f} MB {what}"] * (weights > 0)
-        parts += [f"weights {file_mb:.1f} MB read from the file"] * (not self.packed)
-        parts.append(f"buffers {buffers / 1e6:.1f} MB for {self._n_step} tokens")
-        there = "" if free is None else f"; {free / 1e6:.0f} MB are free"
-        log.info("memory besides: %s%s", ", ".join(parts), there)
-        if free is None:
-            return
-        if weights + buffers + context > free:
-            ways = "-no-rtr reads weights from the file; " * self.packed + "a smaller context (-c) or step (-ub) helps"
-            raise IkpyError(
-                f"{self.file.path}: {(weights + buffers + context) / 1e6:.0f} MB of memory are needed "
-                f"({', '.join(parts)}, {context / 1e6:.0f} MB for the context), {free / 1e6:.0f} MB are free; {ways}"
-            )
-        if not self.packed and 1e6 * file_mb + buffers + context > free:
-            log.warning("the model is larger than the free memory: parts of it are read from the disk again and again")
 
     def _requantize(self, graph: Graph) -> dict[str, str]:
         """Add each matrix of less than 8 bits as Q8_0 to the tensors: its name -> the name of the other."""
@@ -187,7 +170,7 @@ class Session:
     def _tables(self, graph: Graph) -> dict[rope.Angles, np.ndarray]:
         """Every table of rotations the model uses."""
         out = {}
-        for angles in _all_angles(graph):
+        for angles in rope.of_graph(graph):
             freqs = self.weights.vector(angles.freqs) if angles.freqs else None
             if freqs is not None and not (np.isfinite(freqs).all() and (freqs > 0).all()):
                 raise ModelFileError(
@@ -205,7 +188,8 @@ class Session:
                 self._prepare(name)
         if self.options.repack is None and not self.packed:
             log.warning("not enough memory to weave the weights: they are read from the file, which is slower")
-        self._check_all_memory(need)
+        sizes = self.weights.memory(self.packed), getattr(self.file, "n_bytes", 0), self._n_buffers, need
+        memory.check(self.file.path, self.packed, self._n_step, *sizes)
         self._angles = self._tables(graph)
         self.kv = kv_cache.KVCache(self._layers, self.options.check)
         kernels = {k for plan, _ in self._pending.values() for r in plan.records for k in r.kernels}
@@ -295,13 +279,18 @@ class Session:
     def _eval(self, tokens, run: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         tokens = self._checked(tokens)
         with self._lock:
-            self.file.check_unchanged()
             before = self.position
             try:
+                self._busy = threading.get_ident()
+                self.file.check_unchanged()
                 return run(tokens)
             except BaseException:
                 self.position = before if self._kept(before) else 0
                 raise
+            finally:
+                self._busy = 0
+                if self._closing:
+                    self._free()
 
     def _checked(self, tokens) -> np.ndarray:
         tokens = token_ids("tokens", tokens, self.n_vocab)
@@ -426,22 +415,35 @@ class Session:
         records = [r for r in self._program("gen")[0].records if r.op.startswith("matmul")]
         return sum(r.cost.bytes_once for r in records), sum(r.cost.flops_row for r in records) // 2
 
+    def _left_alone(self) -> None:
+        """In a forked child: what another thread was computing is not finished here, and its counters are not zero."""
+        if self._busy in (0, threading.get_ident()):
+            return
+        self._busy, self.position = 0, self.position if self._kept(self.position) else 0
+        self.kv.reset_counters()
+        for program, _ in self._programs.values():
+            program.words[:, CLAIM] = 0
+
     def close(self) -> None:
         """End the worker threads; computing is an IkpyError afterwards. A second call does nothing."""
+        self._closing = True
         for pool in self._pools.values():
             pool.close()
+        with self._lock:
+            if not self._busy:  # else this is within an evaluation, which does it at its end
+                self._free()
+
+    def _free(self) -> None:
+        """Let go of the file."""
         self._held.clear()
+        if self.owns_file:
+            self.file.close(self.tensors.values())
 
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
-
-
-def _all_angles(graph: Graph) -> list[rope.Angles]:
-    """Every table of rotations the model uses."""
-    return list(dict.fromkeys(op.attrs["angles"] for op in graph.ops if "angles" in op.attrs))
 
 
 def _tell(progress, before: int, n: int, total: int, share: float) -> None:

@@ -18,7 +18,7 @@ import weakref
 import numpy as np
 
 from ikpy_llm.errors import IkpyError
-from ikpy_llm.kernels import cores, jit, runner
+from ikpy_llm.kernels import cores, forks, jit, runner
 
 PATIENCE = 2e-3  # seconds a worker spins for the next program: longer than sampling takes, too short to be noticed
 # Seconds a barrier spins before it offers the core to others: a thread that waits for one whose core another process
@@ -77,7 +77,10 @@ class Workers:
         addresses = jit.load(KERNELS)
         self._run, self._work = (jit.function(addresses[k]) for k in KERNELS)
         self._per_second = _pauses_per_second(addresses[KERNELS[1]]) if self.n_threads > 1 else 0
-        self._pin, self._lock, self._threads = pin, threading.Lock(), []
+        self._pin, self._threads = pin, []
+        # Held while a program runs. The thread that has it may come back: a signal's handler may close the pool.
+        forks.lock(self, "_lock", threading.RLock)
+        self._running = self._ends = False
         self._words, self._home = (ctypes.c_int64 * 5)(), np.zeros(runner.HOME, np.uint8)
         self._shared = self._finalizer = None
         self._start()
@@ -105,24 +108,40 @@ class Workers:
     def run(self, program: int, count: int) -> None:
         """Run `count` records at address `program` on all threads; returns when every thread has finished."""
         with self._lock:
-            if self._shared.closing:
-                raise IkpyError("this model has been closed")
-            if self._shared.pid != os.getpid():
-                self._finalizer.detach()
-                self._start()
-            s = self._shared
             try:
-                if self.n_threads > 1:
-                    with s.lock:
-                        s.requested += 1
-                        s.wake.notify_all()
-                self._words[0], self._words[1] = program, count
-                self._run(ctypes.addressof(self._words), 0, self.n_threads)
-            finally:  # interrupted before the program was published: nothing was asked for
-                s.requested = int(s.sync[runner.GENERATION])
+                self._running = True
+                if self._ends:
+                    raise IkpyError("this model has been closed")
+                self._run_it(program, count)
+            finally:
+                self._running = False
+                if self._ends:
+                    self._end()
+
+    def _run_it(self, program: int, count: int) -> None:
+        """`run`, by the thread that has the lock."""
+        if self._shared.pid != os.getpid():
+            self._finalizer.detach()
+            self._start()
+        s = self._shared
+        try:
+            if self.n_threads > 1:
+                with s.lock:
+                    s.requested += 1
+                    s.wake.notify_all()
+            self._words[0], self._words[1] = program, count
+            self._run(ctypes.addressof(self._words), 0, self.n_threads)
+        finally:  # interrupted before the program was published: nothing was asked for
+            s.requested = int(s.sync[runner.GENERATION])
 
     def close(self) -> None:
-        """End the threads; the pool cannot be used afterwards."""
+        """End the threads, when the program that runs has finished; the pool cannot be used afterwards."""
+        self._ends = True  # seen by the next `run`, whoever gets the lock first
+        with self._lock:
+            if not self._running:  # else this is within `run`, which ends the threads when it is done
+                self._end()
+
+    def _end(self) -> None:
         self._finalizer()
         if self._shared.pid == os.getpid():
             for t in self._threads:

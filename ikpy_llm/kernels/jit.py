@@ -28,7 +28,7 @@ from pathlib import Path
 
 from ikpy_llm.errors import IkpyError
 
-from . import cores, folders
+from . import cores, folders, forks
 from .simd import target
 
 log = logging.getLogger("ikpy.jit")
@@ -148,7 +148,8 @@ class _Linker:
     def __init__(self):
         import llvmlite.binding as llvm
 
-        self.llvm, self.lock, self.loaded, self.keep = llvm, threading.Lock(), {}, []
+        self.llvm, self.loaded, self.keep = llvm, {}, []
+        forks.lock(self, "lock", threading.Lock)
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         machine = llvm.Target.from_default_triple().create_target_machine(opt=3, jit=True)
