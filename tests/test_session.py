@@ -32,6 +32,10 @@ CASES = {
     "part of a head turns": ({"types": ("F32",), "rope__dimension_count": 8}, 1.5e-3),
     "one head": ({"types": ("F32",), "n_head": 1, "n_head_kv": 1, "head_dim": 64}, 1.5e-3),
     "many heads": ({"types": ("F32",), "n_head": 12, "n_head_kv": 3, "head_dim": 16}, 1.5e-3),
+    "odd widths": (
+        {"types": ("F16", "F32", "BF16"), "n_embd": 75, "n_ff": 97, "n_head": 3, "n_head_kv": 1, "head_dim": 20},
+        1.5e-3,
+    ),
     "odd vocabulary and width": ({"types": ("Q8_0",), "n_embd": 96, "n_ff": 160}, 0.2),
     "Q4_0 Q4_1 Q5_0 Q5_1": ({"types": ("Q4_0", "Q4_1", "Q5_0", "Q5_1"), "bias": True}, 0.2),
     "all at once": ({"types": ("Q8_0", "F16", "Q4_0", "Q4_1", "Q5_0"), "tied": True}, 0.2),
