@@ -43,22 +43,36 @@ def main(argv: list[str] | None = None, program: str | None = None) -> int:
         sys.stdout.flush()
         return code
     except IkpyError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_ERROR
+        return _failed(str(error))
     except KeyboardInterrupt:
         return EXIT_INTERRUPT
-    except ImportError:
+    except ImportError as error:
         if interrupt.came:  # what extension modules, NumPy for one, make of it
             return EXIT_INTERRUPT
-        raise
+        return _failed(f"{error.name or 'a module'} cannot be imported: {_last_line(error)}")
+    except MemoryError:
+        return _failed("there is not enough memory (a limit such as ulimit -v counts too)")
     except BrokenPipeError:
         # The reader has left; without this Python would complain again when it flushes stdout at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except OSError as error:  # a full disk under stdout, a file that a flag names
-        name = f"{error.filename}: " if error.filename else ""
-        print(f"error: {name}{error.strerror or error}", file=sys.stderr)
-        return EXIT_ERROR
+        where = error.filename
+        if where is None and isinstance(error, FileNotFoundError):
+            where = "the current folder"  # it has been removed: no path is looked up without a name
+        return _failed(f"{where}: {error.strerror}" if where else str(error.strerror or error))
+
+
+def _failed(why: str) -> int:
+    """Say what went wrong; the exit code."""
+    with contextlib.suppress(OSError):  # of a full disk under stderr
+        print(f"error: {why}", file=sys.stderr)
+    return EXIT_ERROR
+
+
+def _last_line(error: Exception) -> str:
+    """The last line of a message that is not empty: NumPy's is a page that ends with the reason."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
 
 
 def script(program: str | None = None) -> None:

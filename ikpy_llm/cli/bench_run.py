@@ -56,7 +56,9 @@ class Setup:
         from ikpy_llm.engine.session import Session
 
         file = self.source
-        if not hasattr(file, "tensors"):
+        if hasattr(file, "check_memory"):  # generated weights
+            file.check_memory()
+        else:
             if file is None:
                 from ikpy_llm.engine.demo_model import demo_model_path
 

@@ -95,7 +95,10 @@ class Progress:
         global _bar
         self.bar = _bar = _new_bar(self.live)
         self.task = self.bar.add_task(name, total=total)
-        self.bar.start()
+        try:
+            self.bar.start()
+        except RuntimeError:  # no thread can be started that draws it: there is no bar
+            self.close()
 
     def close(self) -> None:
         """Take the bar off the screen."""

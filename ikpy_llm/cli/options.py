@@ -8,11 +8,13 @@ annotations: they are read as objects here.
 import argparse
 import dataclasses
 import inspect
+import itertools
 import os
 import re
+import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ikpy_llm.cli.ignored import IGNORED, NOT_YET
 from ikpy_llm.cli.words import normalize
@@ -22,6 +24,7 @@ KV_TYPES = ("f32", "f16", "bf16", "q8_0", "q8_KV", "q6_0", "q5_1", "q5_0", "q4_1
 KV_NAMES = ", ".join(KV_TYPES)
 ON, OFF = ("on", "1", "true", "yes"), ("off", "0", "false", "no")
 ENV_PREFIXES = ("IKPY_", "LLAMA_ARG_")
+MOST_VALUES = 4096  # of a list of numbers: each is a test or a model to load
 
 
 class Pair(typing.NamedTuple):
@@ -270,24 +273,35 @@ def convert(field: dataclasses.Field, spec: Flag, text: str, name: str):
         (item,) = typing.get_args(kind)
         parts = [part.strip() for part in text.split(";" if item is Pair else ",")] if spec.commas else [text]
         if item is int:
-            return [value for part in parts for value in _range(spec, part, name)]
+            return _numbers(spec, parts, name)
         return [_scalar(item, spec, part, name) for part in parts]
     return _scalar(kind, spec, text, name)
 
 
-def _range(spec: Flag, text: str, name: str) -> list[int]:
+def _numbers(spec: Flag, parts: Sequence[str], name: str) -> list[int]:
+    """The numbers of a comma list; IkpyError for more than MOST_VALUES."""
+    values = list(itertools.islice((v for part in parts for v in _range(spec, part, name)), MOST_VALUES + 1))
+    if len(values) > MOST_VALUES:
+        text = ",".join(parts)
+        example = " (a step makes them fewer: 8-4096+8, 8-4096*2)" * ("-" in text)
+        raise IkpyError(
+            f"{name}: '{text[:80]}' are more than {MOST_VALUES} numbers; up to so many are accepted{example}"
+        )
+    return values
+
+
+def _range(spec: Flag, text: str, name: str) -> Iterator[int]:
     """The numbers of `8`, `8-11` (each), `8-32+8` (every 8th) or `8-32*2` (doubling)."""
-    found = re.fullmatch(r"(\d+)-(\d+)(?:([+*])(\d+))?", text)
+    found = re.fullmatch(r"(\d{1,18})-(\d{1,18})(?:([+*])(\d{1,18}))?", text)
     if not found:
-        return [_scalar(int, spec, text, name)]
+        yield _scalar(int, spec, text, name)
+        return
     value, last, step = int(found[1]), int(found[2]), int(found[4] or 1)
     if value > last or step < 1 + (found[3] == "*") or (found[3] == "*" and not value):
         raise IkpyError(f"{name}: '{text}' is not a range such as 8-32, 8-32+8 or 8-32*2")
-    values = []
     while value <= last:
-        values.append(_scalar(int, spec, str(value), name))
+        yield _scalar(int, spec, str(value), name)
         value = value * step if found[3] == "*" else value + step
-    return values
 
 
 def _scalar(kind: type, spec: Flag, text: str, name: str):
@@ -319,6 +333,10 @@ def _scalar(kind: type, spec: Flag, text: str, name: str):
 
 
 class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message: str, file=None):
+        """Python's own takes a full disk under stdout for success."""
+        print(message, end="", file=file or sys.stderr, flush=True)
+
     def error(self, message: str):
         raise IkpyError(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 from ikpy_llm.cli import text as texts
@@ -59,13 +58,15 @@ def template_variables(options) -> dict:
     if options.reasoning != "auto" or options.reasoning_budget == 0:
         variables["enable_thinking"] = options.reasoning != "off" and options.reasoning_budget != 0
     if options.chat_template_kwargs is not None:
-        try:
-            given = json.loads(texts.word(options.chat_template_kwargs))
-        except ValueError as error:
-            raise IkpyError(f"--chat-template-kwargs is not JSON: {error}") from None
+        given = texts.read_json("--chat-template-kwargs", texts.word(options.chat_template_kwargs))
         if not isinstance(given, dict):
-            raise IkpyError(f"--chat-template-kwargs is {options.chat_template_kwargs}; a JSON object is accepted")
-        variables |= given
+            raise IkpyError(
+                f"--chat-template-kwargs is {shown(options.chat_template_kwargs, 300)[1:-1]}; a JSON object is accepted"
+            )
+        from ikpy_llm.engine.chat import checked_variables
+
+        variables |= checked_variables("--chat-template-kwargs", {k: v for k, v in given.items() if k != "tools"})
+        variables |= {k: v for k, v in given.items() if k == "tools"}  # which Model.conversation takes
     return variables
 
 

@@ -13,6 +13,7 @@ from ikpy_llm.errors import IkpyError
 TITLES = ("PP", "TG", "N_KV", "T_PP s", "S_PP t/s", "T_TG s", "S_TG t/s")
 KEYS = ("pp", "tg", "n_kv", "t_pp", "speed_pp", "t_tg", "speed_tg")
 MEMORY = ("RSS HWM", "VRAM delta")
+MOST_CHARACTERS = 64 << 20  # of a file of results; a device has no end
 # What tells runs apart in a legend, and how it reads there.
 TOLD = {
     "model": "{}",
@@ -144,16 +145,17 @@ def comparison(runs: list[Run]) -> str:
 def read_run(path: str) -> Run:
     """An earlier sweep, ours or ik_llama.cpp's: jsonl, or the table among whatever lines."""
     try:
-        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise IkpyError(f"--compare {path}: {error.strerror}") from None
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.read(MOST_CHARACTERS).splitlines()
+    except (OSError, ValueError) as error:
+        raise IkpyError(f"--compare {path}: {getattr(error, 'strerror', None) or error}") from None
     rows, fields = [], {}
     for line in lines:
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if line.startswith("{"):
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict) and all(_is_number(row.get(key)) for key in KEYS):
                 rows.append(row)

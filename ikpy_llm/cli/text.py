@@ -1,4 +1,4 @@
-"""Texts that commands read and write: files, escapes, words of the command line, stdout."""
+"""Texts that commands read and write: files, JSON, escapes, words of the command line, stdout."""
 
 import os
 import sys
@@ -6,6 +6,10 @@ import sys
 from ikpy_llm.errors import IkpyError
 
 ESCAPES = {"n": b"\n", "r": b"\r", "t": b"\t", "'": b"'", '"': b'"', "\\": b"\\"}
+# Bytes of a text from a file or from stdin: twenty times what a context of a million tokens holds, and a bound for
+# files without an end, such as devices.
+MOST_BYTES = 64 << 20
+CHUNK = 1 << 20  # bytes read at once
 _stdin_taken = ""  # the flag that has read stdin
 
 
@@ -50,13 +54,15 @@ def _text_of(data: bytes) -> str:
 
 
 def read_file(flag: str, path: str, exact: bool = False) -> str:
-    """The text of a file that a flag names, `-` is stdin; exact: line ends stay as they are."""
+    """The text of a file that a flag names, `-` is stdin; exact: line ends stay as they are. IkpyError for a file that
+    cannot be read, for more than MOST_BYTES, and for what is not UTF-8.
+    """
     if path == "-":
         return read_stdin(f"{flag} -", exact)
     try:
-        with open(path, encoding="utf-8", newline="" if exact else None) as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
+        with open(path, "rb") as file:
+            return _read(f"{flag} {path}", file, exact)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise IkpyError(f"{flag} {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
@@ -66,11 +72,36 @@ def read_stdin(flag: str, exact: bool = True) -> str:
     if _stdin_taken:
         raise IkpyError(f"{flag}: stdin has been read by {_stdin_taken}")
     _stdin_taken = flag
+    return _read(flag, sys.stdin.buffer, exact)
+
+
+def _read(what: str, file, exact: bool) -> str:
+    """The text of an open file of bytes; `what` names it in errors."""
+    data = bytearray()
+    while len(data) <= MOST_BYTES:
+        part = file.read(CHUNK)
+        data += part
+        if len(part) < CHUNK:  # the end; asking again would wait for a second one on a terminal
+            break
+    if len(data) > MOST_BYTES:
+        raise IkpyError(f"{what}: more than {MOST_BYTES >> 20} MiB; a text of that many bytes at most is accepted")
     try:
-        text = sys.stdin.buffer.read().decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise IkpyError(f"{flag}: {error}") from None
-    return text if exact else text.replace("\r\n", "\n")
+        raise IkpyError(f"{what}: not UTF-8: {error}") from None
+    return text if exact else text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_json(flag: str, text: str):
+    """The value of a JSON text that a flag has; IkpyError for what is no JSON, and for more depth than Python reads."""
+    import json
+
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise IkpyError(f"{flag} is not JSON: {error}") from None
+    except RecursionError:
+        raise IkpyError(f"{flag} is not JSON that can be read: it has too many brackets in each other") from None
 
 
 def write(text: str) -> None:

@@ -16,7 +16,8 @@ from ikpy_llm.errors import IkpyError, shown
 log = logging.getLogger("ikpy.chat")
 KEY = "tokenizer.chat_template"
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")  # of OpenAI's API
-RESERVED = {"messages", "tools", "template", "add_generation_prompt"}  # variables of templates that calls give
+# Variables of templates that calls give, and the name that Jinja has for the template itself.
+RESERVED = {"messages", "tools", "template", "add_generation_prompt", "self"}
 INSTEAD = ("tool_calls", "function_call", "reasoning_content", "thinking")  # what a message may have for content
 
 

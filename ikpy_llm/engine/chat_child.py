@@ -15,7 +15,7 @@ import weakref
 from pathlib import Path
 
 from ikpy_llm.errors import IkpyError
-from ikpy_llm.kernels import forks
+from ikpy_llm.kernels import forks, system
 
 log = logging.getLogger("ikpy.chat")
 SECONDS = 2.0  # for all renderings of a conversation; the largest of 113 public templates takes 0.2 with compiling
@@ -106,7 +106,11 @@ class Child:
         """What the process writes next, None where it has ended or takes longer than so many seconds."""
         timer = threading.Timer(seconds, self._process.kill)
         timer.daemon = True
-        timer.start()
+        try:
+            system.start(timer, "the time limit of the chat template")
+        except IkpyError:
+            self._end()
+            raise
         try:
             kind, data = _read(self._process.stdout)
         except (OSError, EOFError):

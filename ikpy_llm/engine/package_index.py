@@ -25,7 +25,9 @@ PYPI = "https://pypi.org/simple"
 FORMATS = "application/vnd.pypi.simple.v1+json, text/html;q=0.2"  # PEP 691, then PEP 503
 MOST_PAGE = 64 << 20  # bytes of a list of files
 CHUNK = 1 << 20
-FAILURES = (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, configparser.Error)
+# What settings and pages of any contents may raise.
+FAILURES = (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+FAILURES += (configparser.Error,)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ikpy_llm.engine import memory
 from ikpy_llm.engine.derived import Derived
-from ikpy_llm.errors import IkpyError
+from ikpy_llm.errors import IkpyError, shown
 from ikpy_llm.kernels import quants
 from ikpy_llm.kernels.pages import Memory
 from ikpy_llm.kernels.quants import table, weave
@@ -55,6 +56,7 @@ class Shape:
 
 
 BASE, BASE_SIZE = Shape(), 0.4
+LARGEST = 200.0  # billions of weights: 4000 layers of 4096 that a model may have
 TINY = Shape(n_layer=2, n_embd=256, n_ff=512, n_head=4, n_head_kv=2, head_dim=64, n_vocab=512)
 # About 0.5 B weights each, the table of tokens included; a token uses 4 of 32 experts.
 MOE = Shape(n_embd=1024, n_ff=512, n_head=16, n_head_kv=4, head_dim=64, n_expert=32, n_expert_used=4)
@@ -68,9 +70,25 @@ def shape_of(size: str) -> Shape:
         return NAMED[size.lower()]
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([BbMm]?)", size)
     billions = float(found[1]) / (1000 if found[2] in ("m", "M") else 1) if found else 0.0
-    if not 0 < billions <= 1000:
-        raise IkpyError(f"--synthetic {size}: accepted are a size such as 0.4B or 7B, {', '.join(NAMED)}")
+    if not 0 < billions <= LARGEST:
+        raise IkpyError(
+            f"--synthetic {shown(size)[1:-1]}: accepted are a size such as 0.4B or 7B, {', '.join(NAMED)}; "
+            f"the largest is {LARGEST:g}B"
+        )
     return replace(BASE, n_layer=max(1, round(BASE.n_layer * billions / BASE_SIZE)))
+
+
+def check_memory(shape: Shape, type_name: str, free: int | None = None) -> None:
+    """IkpyError where weights of this type have no room in the free memory (None: of this machine)."""
+    free, bits = memory.available() if free is None else free, bits_per_weight(type_name, shape.n_embd)
+    tables = 2 * shape.n_vocab * shape.n_embd * bits_per_weight(TABLE_TYPE) / 8
+    need = shape.layer_weights * bits / 8 + tables
+    if free is not None and need > free:
+        fits = max(0.0, free - tables) * 8 / bits * BASE_SIZE / BASE.layer_weights
+        raise IkpyError(
+            f"generated weights of type {type_name} ({bits:.2f} bits) need {need / 1e9:.1f} GB of memory, "
+            f"{free / 1e9:.1f} GB are free; up to --synthetic {int(fits * 10) / 10}B fits"
+        )
 
 
 def types_of(names: list[str]) -> list[str]:
@@ -134,7 +152,11 @@ class SyntheticFile:
             keys |= {"rope.dimension_count": s.n_rot}
         self.meta = {"general.architecture": s.architecture, "general.size_label": self.label}
         self.meta |= {f"{s.architecture}.{key}": value for key, value in keys.items()}
-        self.tensors = {name: synthetic_tensor(name, *rest) for name, *rest in _tensors(type_name, s)}
+
+    @functools.cached_property
+    def tensors(self) -> dict[str, Derived]:
+        """By name; made when a model is opened, as one of many layers has many."""
+        return {name: synthetic_tensor(name, *rest) for name, *rest in _tensors(self.type_name, self.shape)}
 
     @property
     def n_bytes(self) -> int:
@@ -142,6 +164,10 @@ class SyntheticFile:
 
     def check_unchanged(self) -> None:
         """Nobody else can change it."""
+
+    def check_memory(self) -> None:
+        """IkpyError, before anything is made, where there is too little memory for it."""
+        check_memory(self.shape, self.type_name)
 
 
 def _tensors(type_name: str, s: Shape):

@@ -18,7 +18,7 @@ import weakref
 import numpy as np
 
 from ikpy_llm.errors import IkpyError
-from ikpy_llm.kernels import cores, forks, jit, runner
+from ikpy_llm.kernels import cores, forks, jit, runner, system
 
 PATIENCE = 2e-3  # seconds a worker spins for the next program: longer than sampling takes, too short to be noticed
 # Seconds a barrier spins before it offers the core to others: a thread that waits for one whose core another process
@@ -101,7 +101,12 @@ class Workers:
                 (s.sync.ctypes.data, s.seen[ith].ctypes.data, int(PATIENCE * self._per_second), spin)
             )
             t = threading.Thread(target=s.serve, args=(self._work, words, ith), name=f"ikpy-{ith}", daemon=True)
-            t.start()
+            try:
+                system.start(t, f"the model (the {ith + 1}. of {n}); fewer are chosen with -t")
+            except IkpyError:
+                s.close()  # ends those that run
+                s.pid = 0  # a fork that could not start them tries again
+                raise
             self._threads.append(t)
         self._finalizer = weakref.finalize(self, s.close)
 

@@ -229,8 +229,11 @@ def main() -> None:
             reply = {"ok": True}
         except Exception as error:  # the parent reports it with the kernel's name
             reply = {"error": one_line(error)}
-        answers.write(json.dumps(reply) + "\n")
-        answers.flush()
+        try:
+            answers.write(json.dumps(reply) + "\n")
+            answers.flush()
+        except BrokenPipeError:  # who asked is gone; the kernel is in the cache
+            os._exit(0)
 
 
 if __name__ == "__main__":

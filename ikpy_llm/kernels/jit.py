@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -206,13 +207,25 @@ def _check_writable() -> None:
         raise JitError(text) from None
 
 
+# What a compiler process runs. Numba cannot be imported where descriptors or memory are scarce: its answer then.
+_CHILD = """\
+import json
+try:
+    from ikpy_llm.kernels.compile import main
+except Exception as error:
+    print(json.dumps({"error": f"the compiler cannot be imported: {type(error).__name__}: {error}"}), flush=True)
+else:
+    main()
+"""
+
+
 class _Compiler:
     """A child process that imported Numba and compiles one kernel after the other."""
 
     def __init__(self, env: dict[str, str]):
         import subprocess  # 4 ms
 
-        command = [sys.executable, "-P", "-m", "ikpy_llm.kernels.compile"]
+        command = [sys.executable, "-P", "-c", _CHILD]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         # In a session of its own, as the terminal would send Ctrl-C to it too, for which it has only a traceback.
         self.process = subprocess.Popen(command, env=env, start_new_session=True, **pipes)
@@ -225,7 +238,7 @@ class _Compiler:
             answer = self.process.stdout.readline()
         except OSError:  # the child ended before it could read
             answer = ""
-        return json.loads(answer) if answer else {"error": f"compiler process ended with code {self.process.wait()}"}
+        return json.loads(answer) if answer else {"error": _ended(self.process.wait())}
 
     def kill(self) -> None:
         """End it in the middle of a kernel."""
@@ -234,6 +247,11 @@ class _Compiler:
     def close(self) -> None:
         with self.process, contextlib.suppress(OSError):
             self.process.stdin.close()
+
+
+def _ended(code: int) -> str:
+    """What is said of a compiler process that ended without an answer; below 0: the signal that ended it."""
+    return f"compiler process ended with code {code}" + "; there may be too little memory" * (code < 0)
 
 
 keep_compilers = False  # True: they wait for the next kernels until release_compilers(), in a few hundred MB each
@@ -253,6 +271,7 @@ def compile_missing(specs: list[Kernel], progress=None) -> None:
     """
     queue, done, failed, lock = list(specs), 0, [], threading.Lock()
     running: list[_Compiler] = []
+    refused: list[str] = []  # why a process could not be started
     n_children = min(len(specs), cores.n_logical())
     log.info("compiling %d kernels for %s in %d processes", len(specs), target.current().title, n_children)
     if progress:
@@ -268,7 +287,11 @@ def compile_missing(specs: list[Kernel], progress=None) -> None:
         nonlocal done
         with lock:
             compiler = kept.pop() if kept else None
-        compiler = compiler or _Compiler(env)
+        try:
+            compiler = compiler or _Compiler(env)
+        except OSError as error:  # too few descriptors or processes: those that run do the work
+            refused.append(error.strerror or str(error))
+            return
         running.append(compiler)
         while True:
             with lock:
@@ -290,10 +313,11 @@ def compile_missing(specs: list[Kernel], progress=None) -> None:
 
     threads = [threading.Thread(target=serve, args=(-(i % 2),), daemon=True) for i in range(n_children)]
     try:
-        for t in threads:
-            t.start()
-        for t in threads:
+        started = list(itertools.takewhile(_starts, threads))
+        for t in started:
             t.join()
+        if not started:
+            serve(-1)
     except BaseException:  # Ctrl-C: nobody waits for the kernels that are being compiled
         queue.clear()
         for compiler in running:
@@ -301,6 +325,17 @@ def compile_missing(specs: list[Kernel], progress=None) -> None:
         raise
     if failed:
         raise JitError("; ".join(failed))
+    if queue:
+        raise JitError(f"no compiler process can be started: {refused[0]}")
+
+
+def _starts(thread: threading.Thread) -> bool:
+    """Start a thread; False where the system has no more."""
+    try:
+        thread.start()
+    except RuntimeError:
+        return False
+    return True
 
 
 def pack_words(words) -> ctypes.Array:

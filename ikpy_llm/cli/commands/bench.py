@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+import math
 import sys
 import time
 import types
@@ -25,6 +26,8 @@ from ikpy_llm.cli.options import (
 from ikpy_llm.errors import IkpyError
 
 BATCH, UBATCH, MLA, AMB = 2048, 512, 3, 256
+MOST_TESTS = 10_000  # of all combinations: one of a second each takes three hours
+MOST_REPETITIONS = 100_000
 FORMATS = tuple(bench_report.FORMATS)
 
 
@@ -80,12 +83,13 @@ class Options(ModelOptions):
         "--repetitions",
         metavar="N",
         minimum=1,
+        maximum=MOST_REPETITIONS,
         help="repetitions of each test (default: 5; --synthetic: 2)",
     )
     warmup: bool = flag(
         True, "-w", "--warmup", off=("--no-warmup",), bare=True, env="", help="one short run before each"
     )
-    delay: float = flag(0.0, "--delay", metavar="SECONDS", minimum=0, help="pause before each test")
+    delay: float = flag(0.0, "--delay", metavar="SECONDS", minimum=0, maximum=86400, help="pause before each test")
     show_progress: bool = flag(
         False, "--progress", help="a line on stderr for every test, not only a bar on a terminal"
     )
@@ -167,7 +171,12 @@ def tests_of(options: Options) -> list[Test]:
     synthetic, alone = options.synthetic is not None, options.prompt_and_gen or options.gen_after_prompt
     n_prompt = options.n_prompt or ([] if alone else [512])
     n_gen = options.n_gen or ([] if alone else [64 if synthetic else 128])
-    tests = []
+    tests, n_pairs = [], len(options.prompt_and_gen) + len(options.gen_after_prompt)
+    n_tests = len(options.depth or [0]) * (len(n_prompt) + len(n_gen) + n_pairs) * n_setups(options)
+    if n_tests > MOST_TESTS:
+        raise IkpyError(
+            f"all combinations are {n_tests} tests; up to {MOST_TESTS} are accepted: fewer values, or a step"
+        )
     for depth in options.depth or [0]:
         tests += [Test(n, 0, depth) for n in n_prompt if n]
         tests += [Test(0, n, depth) for n in n_gen if n]
@@ -176,6 +185,15 @@ def tests_of(options: Options) -> list[Test]:
     if not tests:
         raise IkpyError("-p 0 -n 0: nothing to measure")
     return tests
+
+
+def n_setups(o: Options) -> int:
+    """How many combinations of models and parameters there are; --type all counts as one."""
+    sources = len(o.types if o.synthetic is not None else o.model + o.hf_repo)
+    threads = len(o.threads or [0]) * len(o.threads_batch or [0]) * bool(o.threads or o.threads_batch)
+    cache = o.cache_type_k, o.cache_type_v, o.khad, o.vhad, o.flash_attn
+    counts = sources, threads + len(o.threads_pairs), *map(len, (o.ubatch, o.batch, o.repack, o.mla, *cache))
+    return math.prod(n or 1 for n in counts)
 
 
 def writers_of(options: Options, tests: list[Test]) -> list[bench_report.Writer]:
@@ -303,8 +321,9 @@ def sources_of(options: Options) -> list:
     if options.synthetic is not None:
         from ikpy_llm.engine import synthetic
 
-        shape = synthetic.shape_of(options.synthetic)
-        return [synthetic.SyntheticFile(name, shape) for name in synthetic.types_of(options.types or ["all"])]
+        shape, names = synthetic.shape_of(options.synthetic), synthetic.types_of(options.types or ["all"])
+        synthetic.check_memory(shape, min(names, key=synthetic.bits_per_weight))  # if none fits, there is one error
+        return [synthetic.SyntheticFile(name, shape) for name in names]
     if options.hf_file and len(options.hf_repo) > 1:
         raise IkpyError(f"-hff {options.hf_file} needs one -hf, not {len(options.hf_repo)}")
     wanted = [(repo, None) for repo in options.hf_repo] + [(None, options.model_url)] * (options.model_url is not None)

@@ -20,6 +20,8 @@ COUNTED = {
     r"v?gather\w+": "gathers",
     r"v?prefetch\w*|prfm": "prefetches",
 }
+# Numbers that parameters may be: each of n columns and of t rows is code of its own, of 64 columns 100 KB.
+MOST, MOST_OTHERS = {"n": 64, "t": 64, "few": 64}, 4096
 SPILL = r"\b(?:[xyz]mm\d+|[qv]\d+)\b.*\((?:%rsp|%rbp)\)|\((?:%rsp|%rbp)\), %[xyz]mm|\b(?:str|ldr)\s+q\d+, \[sp"
 
 
@@ -122,7 +124,7 @@ def kernel_of(options: Options) -> tuple[Found, dict[str, object]]:
         matches = [k for k in known if k == word or k.rpartition(".")[2] == word]
         matches = [k for k in matches if k == f"derive.{word}"] or matches  # of equal names the one for every type
         if equals:
-            given[name] = _value(value)
+            given[name] = _value(name, value)
         elif matches:
             found += matches
         elif word.upper() in {*table.BY_NAME, *table.ALIASES, *names()}:
@@ -146,9 +148,11 @@ def kernel_of(options: Options) -> tuple[Found, dict[str, object]]:
     return known[found[0]], given
 
 
-def _value(text: str):
-    """A parameter from a command line: a number, a switch or a name."""
+def _value(name: str, text: str):
+    """A parameter from a command line: a number, a switch or a name; IkpyError for a number that is too large."""
     if re.fullmatch(r"-?\d+", text):
+        if len(text) > 9 or abs(int(text)) > MOST.get(name, MOST_OTHERS):
+            raise IkpyError(f"{name}={text[:20]}: whole numbers up to {MOST.get(name, MOST_OTHERS)} are accepted")
         return int(text)
     return {"true": True, "false": False}.get(text.lower(), text)
 

@@ -35,7 +35,9 @@ class Options(ModelOptions):
         env="",
         help="tokens generated (default: -ub / 4)",
     )
-    repetitions: int = flag(1, "-nrep", metavar="N", minimum=1, env="", help="measurements of the first row")
+    repetitions: int = flag(
+        1, "-nrep", metavar="N", minimum=1, maximum=100_000, env="", help="measurements of the first row"
+    )
     warmup_batch: bool = flag(False, "-wb", "--warmup-batch", bare=True, env="", help="warm up with a whole batch too")
     stride: int = flag(1, "--sweep-stride", metavar="N", minimum=1, env="", help="measure every Nth row")
     memory: bool = flag(False, "--sweep-memory", env="", help="show the most memory the process has had")
@@ -93,6 +95,11 @@ def run(options: Options) -> Run:
         session = setup.open(options.n_ctx, progress)
     rows = []
     with session:
+        pp, tg = sizes(session, options)
+        if max(pp, tg) > session.n_ctx:
+            raise IkpyError(
+                f"-n {tg} does not fit into the context of {session.n_ctx} positions; choose a larger one (-c) or fewer"
+            )
         head = {
             "n_kv_max": session.n_ctx,
             "n_batch": options.batch,
@@ -138,12 +145,17 @@ def speeds(session, row: dict, roof: dict[str, float], ubatch: int) -> dict[str,
     return out
 
 
+def sizes(session, options: Options) -> tuple[int, int]:
+    """Tokens of a prompt's step, and tokens generated at each depth."""
+    pp = min(options.ubatch, session.n_ctx)
+    return pp, options.n_gen or max(1, pp // 4)
+
+
 def sweep(session, options: Options, measure: Callable[[], dict]) -> Iterator[tuple[dict, dict]]:
     """For every depth: tg tokens one by one, forgotten again, then a batch of pp tokens, which stays. The row, and the
     machine's rates beside it: means of what `measure` says before and after.
     """
-    pp = min(options.ubatch, session.n_ctx)
-    tg = options.n_gen or max(1, pp // 4)
+    pp, tg = sizes(session, options)
 
     def tokens(n: int) -> list[int]:
         return [random.randrange(session.n_vocab) for _ in range(n)]

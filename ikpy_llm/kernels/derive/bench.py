@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from .. import jit
+from .. import jit, system
 from ..pages import Memory
 from ..quants import get
 from .layout import ActsLayout, flavour, gemm_scratch_bytes, gemm_tile, weight_bytes
@@ -42,7 +42,7 @@ def median_run(fn, addresses: list[int], threads: int, seconds: float) -> float:
     others = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(1, threads)]
     try:
         for t in others:
-            t.start()
+            system.start(t, f"{threads} threads of a measurement")
         round_after_round(0)
     except BaseException:  # Ctrl-C
         barrier.abort()
