@@ -49,6 +49,8 @@ def versions() -> dict[str, str]:
 
 def write(name: str, figures: dict, command: list[str] | None = None) -> Path:
     """Write results/NAME.json; `command` is what to type to get the figures again. Returns the path."""
+    from ikpy_llm import files
+
     script, *words = sys.argv
     words = [Path(word).name if Path(word).is_absolute() else word for word in words]  # no folder of one machine
     RESULTS.mkdir(exist_ok=True)
@@ -59,6 +61,6 @@ def write(name: str, figures: dict, command: list[str] | None = None) -> Path:
         "machine": machine(),
         "versions": versions(),
     }
-    path.write_text(json.dumps(head | figures, indent=1) + "\n", encoding="utf-8")
+    files.write(path, (json.dumps(head | figures, indent=1) + "\n").encode())
     print(f"wrote {path.relative_to(RESULTS.parent.parent)}", file=sys.stderr)
     return path

@@ -11,6 +11,7 @@ import json
 import re
 from pathlib import Path
 
+from ikpy_llm import files
 from ikpy_llm.cli import bench_plot
 
 RESULTS = Path(__file__).parent / "results"
@@ -38,7 +39,7 @@ def main() -> None:
 def put(file: Path, text: str) -> None:
     """Between the marks of a page."""
     text = f" written by benchmarks/table.py from benchmarks/results/: do not edit here -->\n{text}\n"
-    file.write_text(MARKS.sub(lambda _: text, file.read_text(encoding="utf-8")), encoding="utf-8")
+    files.write(file, MARKS.sub(lambda _: text, file.read_text(encoding="utf-8")).encode())
 
 
 def load(path: Path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import simd_dots  # noqa: F401  (registers its cases)
 import simd_instructions
+import simd_signals  # noqa: F401  (registers its cases)
 from simd_harness import CASES, ELEMENTS, RNG, SLOT, address_of, case, check, run, values
 
 from ikpy_llm.kernels import simd

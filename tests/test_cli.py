@@ -233,17 +233,3 @@ def test_output_that_cannot_be_written():
     done = subprocess.run(f"{command} >/dev/full", shell=True, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
     assert subprocess.run(f"{command} <&- >&- 2>&-", shell=True, cwd=ROOT).returncode == 0
-
-
-def test_cache_is_shown_and_cleared(ikpy, tmp_path):
-    (tmp_path / "kernels").mkdir()
-    (tmp_path / "models").mkdir()
-    (tmp_path / "kernels" / "x.o").write_bytes(bytes(1 << 20))
-    env = {"IKPY_CACHE": str(tmp_path)}
-    shown = ikpy("cache", env=env).stdout
-    assert "kernels" in shown and "1 files" in shown and "1.0 MiB" in shown
-    assert ikpy("cache", "clear", env=env).returncode == 0
-    assert [p.name for p in tmp_path.iterdir()] == ["models"]
-    assert ikpy("cache", "clear", "--all", env=env).returncode == 0
-    assert not list(tmp_path.iterdir())
-    assert "(empty)" in ikpy("cache", env=env).stdout

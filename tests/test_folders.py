@@ -118,7 +118,8 @@ def test_others_may_read_and_only_the_owner_write(tmp_path, monkeypatch, umask):
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755 & ~umask
+    for folder in (path.parent, path.parent.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o755 & ~umask
     assert jit.read_object(path) == ("ikpy.a.b.12", b"code") and folders.kernels() == path.parent
 
 
@@ -150,7 +151,7 @@ def test_a_file_that_others_write_is_compiled_again(tmp_path, monkeypatch, caplo
 
 @posix
 def test_files_of_other_users(home, tmp_path, monkeypatch, caplog):
-    """Root's are used, those of the owner of IKPY_CACHE too, those of anybody else are not."""
+    """Root's are used, those of anybody else are not, also where IKPY_CACHE names their folder."""
     folder = folders.root() / "kernels"
     folders.make(folder)
     path = folder / "a.b-12.o"
@@ -162,7 +163,115 @@ def test_files_of_other_users(home, tmp_path, monkeypatch, caplog):
         return
     assert folders.distrusted(folder) == f"it belongs to another user ({me})" and jit.read_object(path) is None
     monkeypatch.setenv("IKPY_CACHE", str(folders.root()))
-    assert folders.kernels() == folder and jit.read_object(path)
+    assert jit.read_object(path) is None
+
+
+def owned_by(monkeypatch, path: Path, user: int) -> None:
+    """Let a file or folder belong to somebody, as an open descriptor and as a path."""
+    there, real = path.stat(), {"fstat": os.fstat, "stat": os.stat}
+
+    def told(name):
+        def status(*words, **how):
+            found = real[name](*words, **how)
+            same = os.path.samestat(found, there)
+            return os.stat_result((*found[:4], user, *found[5:])) if same else found
+
+        return status
+
+    for name in real:
+        monkeypatch.setattr(os, name, told(name))
+
+
+@posix
+@pytest.mark.parametrize("which", ["file", "folder"])
+@pytest.mark.parametrize("named", [False, True])
+def test_code_that_belongs_to_another_user(home, tmp_path, monkeypatch, caplog, which, named):
+    if named:
+        monkeypatch.setenv("IKPY_CACHE", str(tmp_path / "cache"))
+    path = entry()
+    owned_by(monkeypatch, path if which == "file" else path.parent, 12345)
+    assert jit.read_object(path) is None
+    why = "it belongs to another user (12345)"
+    assert [r.getMessage() for r in caplog.records] == [
+        f"cache entry {path.name} can have been written by another user ({why}), compiling again"
+    ]
+    if which == "folder":
+        caplog.clear()
+        assert folders.kernels() == folders.kernels() == folders.private() / "kernels"
+        assert len(caplog.records) == 1 and caplog.records[0].getMessage().startswith(f"{path.parent}: {why}, so")
+    owned_by(monkeypatch, path if which == "file" else path.parent, 0)
+    assert jit.read_object(path)
+
+
+def entry() -> Path:
+    """A cache entry that is there."""
+    path = folders.kernels() / "a.b-12.o"
+    jit.write_object(path, jit.symbol_of(path), b"code")
+    assert jit.read_object(path) == ("ikpy.a.b.12", b"code")
+    return path
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
+def test_files_that_others_write(home, caplog, mode):
+    path = entry()
+    path.chmod(mode)
+    assert jit.read_object(path) is None and "others can write there" in caplog.text
+
+
+@posix
+def test_the_folder_is_looked_at_when_it_is_open(home, caplog):
+    """Not only when it is chosen: what it was then does not count."""
+    path = entry()
+    path.parent.chmod(0o777)
+    assert jit.read_object(path) is None and "others can write there" in caplog.text
+
+
+@posix
+def test_only_regular_files_are_opened(home, tmp_path, caplog):
+    """A FIFO would be waited for."""
+    path = entry()
+    other = path.with_name("other")
+    path.rename(other)
+    path.symlink_to(other)
+    assert jit.read_object(path) is None
+    jit.write_object(path, jit.symbol_of(path), b"new")
+    assert not path.is_symlink() and jit.read_object(path)[1] == b"new" != other.read_bytes()
+    for make in (os.mkfifo, os.mkdir):
+        path.unlink()
+        make(path)
+        assert jit.read_object(path) is None
+        with pytest.raises(IkpyError, match=f"^{path}: Is a .*, not a regular file$"):
+            jit.write_object(path, jit.symbol_of(path), b"new")
+        path.rmdir() if path.is_dir() else path.unlink()
+        path.write_bytes(b"")
+    os.truncate(path, folders.MOST_CODE + 1)
+    assert jit.read_object(path) is None and not caplog.records
+
+
+@posix
+def test_a_linked_cache_is_used(home, tmp_path):
+    (tmp_path / "big").mkdir(mode=0o755)
+    (home / ".cache").mkdir()
+    (home / ".cache" / "ikpy").symlink_to(tmp_path / "big")
+    path = entry()
+    assert (tmp_path / "big" / "kernels" / path.name).is_file()
+
+
+@posix
+def test_a_fifo_in_the_cache_of_the_command_line(tmp_path):
+    """The start ends at once, with a line that names it."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "IKPY_CACHE": str(tmp_path / "cache")}
+    code = "from ikpy_llm.kernels import jit, folders; print(jit.cache_path(jit.Kernel('runner.work')))"
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    path = Path(found.stdout.strip())
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    model = tiny_model.write(tmp_path / "tiny.gguf")
+    command = [sys.executable, "-m", "ikpy_llm", "run", "-m", str(model), "-p", "the end", "-n", "2"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"{path}: Is a FIFO, not a regular file" in done.stderr.splitlines()[-1]
 
 
 UNSHARE = ["unshare", "--user", "--map-user=12345", "--map-group=12345"]

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import re
 import struct
 import zlib
@@ -181,9 +182,11 @@ def test_files_that_cannot_be_written_or_read(reader, tmp_path):
         prompt_cache.save(tmp_path / "none" / "s", reader, TOKENS[:3])
     with pytest.raises(IkpyError, match="Is a directory"):
         prompt_cache.save(tmp_path, reader, TOKENS[:3])
-    for path in tmp_path / "none", tmp_path:
-        with pytest.raises(IkpyError, match=r"No such file|Is a directory"):
-            prompt_cache.load(path, reader)
+    os.mkfifo(tmp_path / "fifo")
+    for path, why in (("none", "No such file"), (".", "Is a directory"), ("fifo", "Is a FIFO, not a regular file")):
+        with pytest.raises(IkpyError, match=why):
+            prompt_cache.load(tmp_path / path, reader)
+    (tmp_path / "fifo").unlink()
     assert not list(tmp_path.iterdir()) and not list(tmp_path.parent.glob(tmp_path.name + ".*"))
 
 
@@ -234,6 +237,40 @@ def test_prompt_cache_of_the_command(ikpy, model, tmp_path):
     assert n == 0 and said == ["13 tokens", f"20 tokens saved, {file.stat().st_size / 1e6:.1f} MB"]
     more, n, _, said = run(ikpy, model, "--prompt-cache", file, "--prompt-cache-ro")  # goes on where it was left
     assert more.startswith(text.removesuffix("\n")[:-1]) and (n, said) == (0, ["20 tokens"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no FIFOs and devices")
+@pytest.mark.parametrize("words", [(), ("--prompt-cache-all",), ("--prompt-cache-ro",)], ids=" ".join)
+def test_only_regular_files_are_prompt_caches(ikpy, model, tmp_path, words):
+    """One line before the model is loaded; a FIFO is not waited for, a device not replaced."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to("fifo")
+    (tmp_path / "folder").mkdir()
+    before = os.stat("/dev/null")
+    for path, what in (
+        ("/dev/null", "a character device"),
+        ("/dev/zero", "a character device"),
+        (tmp_path / "fifo", "a FIFO"),
+        (tmp_path / "link", "a FIFO"),
+        (tmp_path / "folder", "a directory"),
+    ):
+        done = ikpy("run", "-m", model, "-p", "x", "-n", "1", "--prompt-cache", path, *words, timeout=100)
+        assert done.returncode == 1
+        assert done.stderr == f"error: --prompt-cache {path}: Is {what}, not a regular file\n"
+    assert os.path.samestat(before, os.stat("/dev/null"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["fifo", "folder", "link"]
+
+
+def test_a_prompt_cache_keeps_its_permissions_and_its_link(ikpy, model, tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    link.symlink_to(target)
+    words = ["--prompt-cache", link, "-p"]
+    run(ikpy, model, *words, "the end")
+    assert link.is_symlink() and target.stat().st_mode & 0o777 == 0o600
+    target.chmod(0o640)
+    run(ikpy, model, *words, "the end of all")
+    assert link.is_symlink() and target.stat().st_mode & 0o777 == 0o640
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "target"]
 
 
 def test_errors_of_the_command(ikpy, model, tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 import statistics
 from pathlib import Path
 
+from ikpy_llm import files
 from ikpy_llm.cli import bench_machine, sweep_rows
 from ikpy_llm.errors import IkpyError
 
@@ -44,12 +46,15 @@ def adjust_text():
 
 
 def _save(figure, path: str) -> None:
+    """Write a picture in the format that the ending of the name says; PNG where it has none."""
+    picture, kind = io.BytesIO(), Path(path).suffix[1:]
     try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        raise IkpyError(f"--plot {Path(path)}: {getattr(error, 'strerror', None) or error}") from None
+        figure.savefig(picture, dpi=120, format=kind or "png")
+    except ValueError as error:
+        raise IkpyError(f"--plot {path}: {error}") from None
     finally:
         pyplot().close(figure)
+    files.write(path, picture.getvalue(), flag="--plot", streams=True)
 
 
 def _style(ax, title: str, x: str, y: str) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-from ikpy_llm.errors import IkpyError
+from ikpy_llm import files
 
 
 def table(profile, roof: dict[str, float], title: str = "") -> str:
@@ -60,7 +59,4 @@ def measured(run, roofs) -> tuple[object, dict[str, float]]:
 
 def write_json(path: str, data) -> None:
     """Write a file; IkpyError where that is not possible."""
-    try:
-        Path(path).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise IkpyError(f"--profile {path}: {error.strerror}") from None
+    files.write(path, (json.dumps(data, indent=1) + "\n").encode(), flag="--profile", streams=True)

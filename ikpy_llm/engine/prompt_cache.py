@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ikpy_llm import files
 from ikpy_llm.errors import IkpyError, shown
 from ikpy_llm.kernels.derive import layout
 from ikpy_llm.kernels.simd import target
@@ -31,8 +32,8 @@ SAMPLE = 64  # bytes of every tensor that count into the model's fingerprint
 def save(path, session, tokens: list[int]) -> int:
     """Write the first len(tokens) positions of a session, which hold `tokens`; the bytes of the file.
 
-    The file is written beside its place and renamed. IkpyError for more tokens than there are positions, positions a
-    sliding window has dropped, and a file that cannot be written.
+    The old file stays until the new one is complete; a new one is for its owner only. IkpyError for more tokens than
+    there are positions, positions a sliding window has dropped, and a file that cannot be written.
     """
     path, n = Path(path), len(tokens)
     if not session.holds(n):
@@ -40,27 +41,14 @@ def save(path, session, tokens: list[int]) -> int:
             f"{path}: {n} tokens cannot be saved: the cache has {session.position} positions, and layers with a "
             "sliding window hold only the newest"
         )
-    import tempfile  # 8 ms that a start without a session file does not need
-
-    head = json.dumps(description(session, n, session.written)).encode()
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name + ".", delete=False) as file:
-            try:
-                crc = 0
-                cells = _cells(session, n, session.written)
-                for part in (FIXED.pack(MAGIC, VERSION, len(head)), head, np.asarray(tokens, "<i4"), *cells):
-                    crc = zlib.crc32(part, crc)
-                    file.write(part)
-                file.write(struct.pack("<I", crc))
-                size = file.tell()
-                file.close()
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    except OSError as error:
-        raise IkpyError(f"{path}: {error.strerror or error}") from None
-    return size
+    head, crc = json.dumps(description(session, n, session.written)).encode(), 0
+    cells = _cells(session, n, session.written)
+    with files.written(path, mode=0o600) as file:
+        for part in (FIXED.pack(MAGIC, VERSION, len(head)), head, np.asarray(tokens, "<i4"), *cells):
+            crc = zlib.crc32(part, crc)
+            file.write(part)
+        file.write(struct.pack("<I", crc))
+        return file.tell()
 
 
 def load(path, session) -> list[int]:
@@ -71,7 +59,7 @@ def load(path, session) -> list[int]:
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
+        with os.fdopen(files.opened(path), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             return _load(path, file, size, session)
     except OSError as error:

@@ -24,7 +24,7 @@ from ikpy_llm.engine.weights import Weights
 from ikpy_llm.engine.workers import KERNELS as WORKER_KERNELS
 from ikpy_llm.engine.workers import Workers
 from ikpy_llm.errors import IkpyError, ModelFileError, shown
-from ikpy_llm.kernels import cores, forks, jit
+from ikpy_llm.kernels import cores, faults, forks, jit
 from ikpy_llm.kernels.runner import CLAIM, RECORD
 
 log = logging.getLogger("ikpy.session")
@@ -98,11 +98,8 @@ class Session:
         # Held while tokens are evaluated. The thread that has it may come back: a signal's handler may close the model.
         forks.lock(self, "_lock", threading.RLock)
         forks.call(self, Session._left_alone)
-        self.owns_file, self._closing, self._busy = (
-            False,
-            False,
-            0,
-        )  # `close` closes the file; the thread that evaluates
+        # owns_file: `close` closes the file; _busy: the thread that evaluates
+        self.owns_file, self._closing, self._busy = False, False, 0
         self.progress: Callable[[int, int, str], None] | None = None  # called while several tokens are read
         self._open(graph, need, progress)
 
@@ -190,19 +187,21 @@ class Session:
             log.warning("not enough memory to weave the weights: they are read from the file, which is slower")
         sizes = self.weights.memory(self.packed), getattr(self.file, "n_bytes", 0), self._n_buffers, need
         memory.check(self.file.path, self.packed, self._n_step, *sizes)
-        self._angles = self._tables(graph)
         self.kv = kv_cache.KVCache(self._layers, self.options.check)
         kernels = {k for plan, _ in self._pending.values() for r in plan.records for k in r.kernels}
         packing = self.weights.kernels() if self.packed else []
         packing += requant.kernels(self.tensors[name] for name in self._requantized)
         try:
-            jit.load([*WORKER_KERNELS, *packing, *sorted(kernels, key=str)], progress)
+            jit.load([*WORKER_KERNELS, *faults.KERNELS, *packing, *sorted(kernels, key=str)], progress)
         except jit.JitError as error:
             raise IkpyError(f"kernels cannot be compiled: {error}") from error
+        faults.install()  # before the file's tensors are read
+        self._angles = self._tables(graph)
         self._pools = {n: Workers(n, self.options.pin) for n in {self.n_threads, self.n_threads_batch}}
         try:
             if self.packed:
                 self.weights.pack(self._pools[max(self._pools)], progress)
+            self.file.check_unchanged()
         except BaseException:
             self.close()
             raise
@@ -244,7 +243,7 @@ class Session:
         match at.kind:
             case "file":
                 if at.key not in self._held:
-                    self._held[at.key] = self.tensors[at.key].data
+                    self._held[at.key] = self.weights.kept(at.key)
                 return self._held[at.key].ctypes.data
             case "panel":
                 return self.weights.panel(at.key)
@@ -346,6 +345,7 @@ class Session:
         run, address, done = self._pools[self.threads_of(name)].run, program.address, 0
         for n_records in program.parts(n, count):  # between them Python obeys Ctrl-C
             run(address, n_records)
+            self.file.check_unchanged()
             address += 8 * RECORD * n_records
             done += n_records
             if told is not None:

@@ -13,10 +13,9 @@ from ikpy_llm.engine import memory, requant
 from ikpy_llm.engine.gguf import GGUFFile, Tensor
 from ikpy_llm.engine.workers import Workers
 from ikpy_llm.errors import ModelFileError
-from ikpy_llm.kernels import jit, runner
+from ikpy_llm.kernels import jit, pages, runner
 from ikpy_llm.kernels.derive import layout
 from ikpy_llm.kernels.jit import Kernel
-from ikpy_llm.kernels.pages import Memory
 from ikpy_llm.kernels.quants import table
 
 log = logging.getLogger("ikpy.weights")
@@ -32,7 +31,7 @@ class Weights:
     """
 
     def __init__(self, file: GGUFFile, tensors: Mapping[str, Tensor], claimed: Mapping[str, str]):
-        self.file = file
+        self.file, self._tensors, self._claimed = file, tensors, claimed
         self.matrices = [tensors[n] for n, use in claimed.items() if "matrix" in use]
         self.offsets: dict[str, int] = {}
         self.packed_bytes = 0
@@ -42,7 +41,7 @@ class Weights:
             self.packed_bytes += -(-weight_bytes(t) // ALIGN) * ALIGN
         for t in (tensors[n] for n, use in claimed.items() if "rows" in use):
             _check(file, t, *matrices_shape(t)[1:])
-        self._memory: Memory | None = None
+        self._memory: pages.Memory | None = None
 
     @property
     def is_packed(self) -> bool:
@@ -75,13 +74,14 @@ class Weights:
         progress(bytes done, bytes of all, tensor name).
         """
         start, kernels = time.perf_counter(), jit.load(self.kernels())
-        self._memory = Memory(self.packed_bytes)
+        self._memory = pages.Memory(self.packed_bytes)
         done, total, batch = 0, sum(t.n_bytes for t in self.matrices), []
         for i, t in enumerate(self.matrices):
             batch.append(t)
             if sum(b.n_bytes for b in batch) < BATCH and i + 1 < len(self.matrices):
                 continue
             self._pack(workers, kernels, batch)
+            self.file.check_unchanged()
             done += sum(b.n_bytes for b in batch)
             batch = []
             if progress:
@@ -125,6 +125,13 @@ class Weights:
     def panel(self, name: str) -> int:
         """Address of a matrix's panels."""
         return self._memory.address + self.offsets[name]
+
+    def kept(self, name: str) -> np.ndarray:
+        """The bytes of a tensor that programs read as it is. Vectors are copied: they are small, and what a step reads
+        from the file are then only the rows of its tokens, at its beginning, just after the file was looked at.
+        """
+        data = self._tensors[name].data
+        return pages.copied(data) if self._claimed.get(name) in ("vector", "table") else data
 
     def vector(self, name: str) -> np.ndarray:
         """An F32 tensor of the file, not copied."""

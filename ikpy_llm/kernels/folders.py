@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import functools
 import logging
 import os
@@ -10,12 +10,16 @@ import stat
 import sys
 from pathlib import Path
 
+from ikpy_llm import files
 from ikpy_llm.errors import IkpyError
 
 log = logging.getLogger("ikpy.folders")
 HAS_OWNERS = hasattr(os, "getuid")  # not on Windows, where a user's folders are the user's own anyway
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 FOLDER_MODE, FILE_MODE = 0o755, 0o644  # all may read, the owner writes: a cache filled by root serves other users
+MOST_CODE = 64 << 20  # bytes of a file with code; the largest kernels have 100 KB
+MARKER = "CACHEDIR.TAG"  # https://bford.info/cachedir/
+MARK = b"Signature: 8a477f597d28d172789f06886806bc55\n# Made by ikpy; `ikpy cache clear --all` empties it.\n"
 
 
 def root() -> Path:
@@ -94,33 +98,71 @@ def _instead_of(folder: Path, why: str) -> Path:
 
 
 def distrusted(folder: Path) -> str | None:
-    """Why code in a folder may be others'; None where it is the user's, root's or of the owner of IKPY_CACHE."""
-    if not HAS_OWNERS:
-        return None
+    """Why code in a folder may be others'; None where only this user and root can have put it there."""
     try:
-        found = folder.stat()
+        return _others(folder.stat())
     except OSError:
         return None  # it is not there, or nothing in it can be read
+
+
+def _others(found: os.stat_result) -> str | None:
+    """Why what has this status may be others'; None where it is this user's or root's and nobody else can write it."""
+    if not HAS_OWNERS:
+        return None
     if found.st_mode & OTHERS_WRITE:
         return "others can write there (chmod go-w helps)"
-    return None if found.st_uid in owners() else f"it belongs to another user ({found.st_uid})"
+    return None if found.st_uid in (0, os.getuid()) else f"it belongs to another user ({found.st_uid})"
 
 
-def owners() -> set[int]:
-    """Users whose code is loaded: this one, root, and whoever owns the folder that IKPY_CACHE names."""
-    known = {0, os.getuid()}
-    if os.environ.get("IKPY_CACHE"):
-        with contextlib.suppress(OSError):
-            known.add(root().stat().st_uid)
-    return known
+def read_code(path: Path) -> bytes:
+    """The bytes of a regular file. Foreign where others can have put it there; OSError where it cannot be read.
+
+    A link is not followed. What is looked at is what is open, the folder too: a path may lead elsewhere a moment later.
+    """
+    folder, name = None, path
+    if os.open in os.supports_dir_fd and hasattr(os, "O_DIRECTORY"):
+        folder, name = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), path.name
+    try:
+        if folder is not None:
+            _check(os.fstat(folder))
+        with os.fdopen(files.opened(name, follow=False, folder=folder), "rb") as file:
+            found = os.fstat(file.fileno())
+            _check(found)
+            if found.st_size > MOST_CODE:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            return file.read()
+    finally:
+        if folder is not None:
+            os.close(folder)
 
 
-def may_load(file) -> bool:
-    """Is an open file with code one that only the owners above can have written?"""
-    found = os.fstat(file.fileno())
-    return not HAS_OWNERS or (not found.st_mode & OTHERS_WRITE and found.st_uid in owners())
+class Foreign(OSError):
+    """Code that others can have written; `strerror` says why."""
+
+
+def _check(found: os.stat_result) -> None:
+    if why := _others(found):
+        raise Foreign(errno.EPERM, why)
 
 
 def make(folder: Path) -> None:
     """Make a folder, with those above it, that all may read and its owner may write, whatever the umask adds."""
-    folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    if not folder.is_dir():
+        make(folder.parent)
+        folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+
+
+def make_marked(folder: Path) -> None:
+    """The same, with a file in it that says that ikpy made it (and that backups may leave it out)."""
+    if not folder.is_dir():
+        make(folder)
+        files.write(folder / MARKER, MARK, follow=False, mode=FILE_MODE)
+
+
+def is_marked(folder: Path) -> bool:
+    """Did ikpy make the folder?"""
+    try:
+        with os.fdopen(files.opened(folder / MARKER, follow=False), "rb") as file:
+            return file.read(len(MARK)) == MARK
+    except OSError:
+        return False

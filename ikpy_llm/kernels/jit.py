@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
+from ikpy_llm import files
 from ikpy_llm.errors import IkpyError
 
 from . import cores, folders, forks
@@ -104,14 +105,16 @@ def symbol_of(path: Path) -> str:
 
 
 def read_object(path: Path) -> tuple[str, bytes] | None:
-    """(symbol, object code) of a cache entry; None if it is missing, damaged, foreign, or could be anybody's."""
+    """(symbol, object code) of a cache entry; None if it is missing, no regular file, damaged, or others can have
+    written it."""
     try:
-        with open(path, "rb") as file:
-            data = file.read() if folders.may_load(file) else None
-    except OSError:
+        data = folders.read_code(path)
+    except folders.Foreign as error:
+        log.warning(
+            "cache entry %s can have been written by another user (%s), compiling again", path.name, error.strerror
+        )
         return None
-    if data is None:
-        log.warning("cache entry %s can have been written by another user, compiling again", path.name)
+    except OSError:
         return None
     head = len(_MAGIC) + 32
     if data[: len(_MAGIC)] != _MAGIC or hashlib.sha256(data[head:]).digest() != data[len(_MAGIC) : head]:
@@ -125,22 +128,11 @@ def read_object(path: Path) -> tuple[str, bytes] | None:
 
 
 def write_object(path: Path, symbol: str, code: bytes) -> None:
-    """Store object code under a temporary name, then rename: readers and writers of other processes never see
-    half a file."""
-    import tempfile  # 8 ms that a start which compiles nothing does not need
-
+    """Store object code; readers and writers of other processes never see half a file."""
     folders.make(path.parent)
     payload = symbol.encode() + b"\0" + code
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-")
-    try:
-        with os.fdopen(fd, "wb") as file:
-            if hasattr(os, "fchmod"):
-                os.fchmod(fd, folders.FILE_MODE)
-            file.write(_MAGIC + hashlib.sha256(payload).digest() + payload)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    entry = _MAGIC + hashlib.sha256(payload).digest() + payload
+    files.write(path, entry, follow=False, mode=folders.FILE_MODE, exact=True)
 
 
 class _Linker:

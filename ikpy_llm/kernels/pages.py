@@ -10,9 +10,17 @@ import numpy as np
 from . import system
 
 HUGE = 2 << 20  # bytes of a huge page on x86-64 and (4 KiB base pages) arm64
-PAGE = mmap.PAGESIZE
+PAGE, LINE = mmap.PAGESIZE, 64
 # Python maps shared memory unless told otherwise: a forked child would write into it, and it gets no huge pages.
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+
+
+def copied(data: np.ndarray) -> np.ndarray:
+    """Bytes in memory of our own, from a cache line on."""
+    memory = np.empty(len(data) + LINE, np.uint8)
+    start = -memory.ctypes.data % LINE
+    memory[start : start + len(data)] = data
+    return memory[start : start + len(data)]
 
 
 class Memory:

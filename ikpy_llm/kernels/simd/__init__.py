@@ -17,6 +17,7 @@ Math     fma rint floor sqrt absolute minimum maximum select(mask, x, y) field(v
 Lanes    reduce_add reduce_max join low high interleave_low interleave_high lookup(table, index) bits32(mask)
 Threads  atomic_add atomic_swap_if atomic_load atomic_store pause sched_yield clock call_kernel
          get_affinity set_affinity this_cpu (Linux)
+Signals  own_word map_zeros set_action (Linux)
 Build    stack(bytes) table16(values) byte_table(data): functions without arguments, made while a kernel is built
 Also     inline: decorator for helper functions of kernels; LANES, TARGET.
 """
@@ -34,8 +35,8 @@ def __getattr__(name: str):
     # x86, arm and emulated define nothing to import, they register bodies
     for module in [
         importlib.import_module(f"{__name__}.{part}")
-        for part in ("ops", "mathfn", "threads", "core", "x86", "arm", "emulated")
-    ][:4]:
+        for part in ("ops", "mathfn", "threads", "faults", "core", "x86", "arm", "emulated")
+    ][:5]:
         if hasattr(module, name):
             return getattr(module, name)
     raise AttributeError(f"simd has no {name!r}")
