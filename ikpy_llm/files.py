@@ -121,13 +121,23 @@ def write(path, data: bytes, **how) -> None:
 
 
 def check(path, *, flag: str = "", streams: bool = False, to_read: bool = False) -> None:
-    """IkpyError if `written` would refuse to replace what is there now; to_read: if `opened` would."""
+    """IkpyError if `written` could not write there as things are now; to_read: if `opened` would refuse what is there.
+
+    For what is written at the end of a long run.
+    """
     with _told(flag, path):
         found, final = _look(path, follow=True)
-        if found is not None and to_read:
-            only_regular(found)
-        elif not (streams and found is not None and (_is_stream(found) or _output(found) is not None)):
-            _may_replace(found, final, follow=True)
+        if to_read:
+            if found is not None:
+                only_regular(found)
+            return
+        if streams and found is not None and (_is_stream(found) or _output(found) is not None):
+            return
+        _may_replace(found, final, follow=True)
+        folder = os.path.dirname(final)
+        os.stat(folder)  # is it there?
+        if not os.access(folder, os.W_OK) and not (streams and found is not None):
+            raise PermissionError(errno.EACCES, f"No file can be written in {folder}")
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 import sqlite3
 import sys
 from types import SimpleNamespace
@@ -385,5 +386,23 @@ def test_profile_of_a_run(ikpy, model, tmp_path):
     assert "profile of generation: a step of 1 token after" in done.stderr and "profile" not in done.stdout
     found = json.loads(file.read_text())
     assert set(found) == {"prompt", "generation"} and found["generation"]["roof"]["gbps"] > 0
-    done = ikpy("run", "-m", model, "-p", "x", "-n", "1", "--profile", tmp_path / "none" / "x.json")
-    assert done.returncode == 1 and "error: --profile " in done.stderr
+    if os.path.exists("/dev/stdout"):  # written into, after the text
+        done = ikpy("run", "-m", model, "-p", "the end", "-n", "1", "--temp", "0", "--profile", "/dev/stdout")
+        text, brace, rest = done.stdout.partition("{")
+        assert text.startswith("the end") and set(json.loads(brace + rest)) == {"prompt", "generation"}, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "-p", "x", "--profile"], ["sweep-bench", "--plot"], ["bench", "--synthetic", "tiny", "--plot"]]
+)
+def test_what_cannot_be_written_is_said_first(ikpy, model, tmp_path, words):
+    """Not after minutes of measuring."""
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("adjustText")
+    words = [words[0], *["-m", model] * (words[0] != "bench"), *words[1:]]
+    for path, why in (
+        (tmp_path / "none" / "x.png", "No such file or directory"),
+        (tmp_path, "Is a directory, not a regular file"),
+    ):
+        done = ikpy(*words, path, timeout=60)
+        assert done.returncode == 1 and done.stderr == f"error: {words[-1]} {path}: {why}\n"

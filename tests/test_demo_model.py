@@ -163,6 +163,17 @@ def test_file_of_wrong_size_is_fetched_again(index, monkeypatch):
     assert demo_model.demo_model_path().read_bytes() == CONTENT
 
 
+@pytest.mark.skipif(os.name != "posix", reason="no FIFOs")
+def test_a_fifo_in_the_place_of_the_model(index, monkeypatch):
+    """Nothing is fetched, and nobody waits for the FIFO."""
+    monkeypatch.setattr(demo_model, "_download", lambda folder, show: pytest.fail("fetched in vain"))
+    path = demo_model.models_folder() / Path(demo_model.MEMBER).name
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    with pytest.raises(IkpyError, match=f"^{path}: Is a FIFO, not a regular file$"):
+        demo_model.demo_model_path()
+
+
 def test_folder_cannot_be_written(index, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("IKPY_CACHE", str(tmp_path / "file"))

@@ -218,6 +218,15 @@ def test_what_may_not_be_written(tmp_path):
     assert path.read_bytes() == b"shorter"
 
 
+def test_a_folder_that_is_not_there(tmp_path):
+    for path in (tmp_path / "none" / "file", tmp_path / "file" / "file"):
+        (tmp_path / "file").write_bytes(b"")
+        for refused in (files.check, lambda path: files.write(path, b"")):
+            with pytest.raises(IkpyError, match=f"^{path}: (No such file or directory|Not a directory)$"):
+                refused(path)
+    files.check(tmp_path / "none", to_read=True)
+
+
 # --- what is written into ---
 
 

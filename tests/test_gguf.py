@@ -279,6 +279,9 @@ def test_split_errors(tmp_path):
     refused(renamed, "-00001-of-00003.gguf")
     paths[2].rename(tmp_path / "away")
     assert "big-00003-of-00003.gguf" in refused(paths[0], "missing", "3 parts")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(paths[2])
+        assert "big-00003-of-00003.gguf" in refused(paths[0], "Is a FIFO, not a regular file")
     (tmp_path / "away").rename(paths[2])
     split_parts(tmp_path, p1={"split.no": U(2, 2)})
     refused(paths[0], "split.no")

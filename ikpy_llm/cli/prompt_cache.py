@@ -25,10 +25,6 @@ def check(options) -> None:
     if options.prompt_cache is None:
         return
     files.check(options.prompt_cache, flag="--prompt-cache", to_read=options.prompt_cache_ro)
-    if not options.prompt_cache_ro:
-        folder = os.path.dirname(os.path.realpath(options.prompt_cache))
-        if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-            raise IkpyError(f"--prompt-cache {options.prompt_cache}: no file can be written in {folder}")
 
 
 def exists(path: str | None) -> bool:

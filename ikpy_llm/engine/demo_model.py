@@ -38,6 +38,7 @@ def demo_model_path(progress: Progress | None = None) -> Path:
         if path.is_file() and path.stat().st_size == N_BYTES:
             return path
         folders.make_marked(path.parent)
+        files.check(path)
         with _shown_progress(progress) as show, tempfile.TemporaryDirectory(prefix="ikpy-") as folder:
             _extract(_download(Path(folder), show), path, show)
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:

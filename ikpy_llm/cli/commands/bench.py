@@ -9,6 +9,7 @@ import time
 import types
 from collections.abc import Iterator
 
+from ikpy_llm import files
 from ikpy_llm.cli import bench_machine, bench_report, bench_run, console, overrides
 from ikpy_llm.cli.bench_result import Result, Test, record, samples
 from ikpy_llm.cli.model_file import listed, model_path
@@ -163,6 +164,7 @@ def check(options: Options) -> None:
 
         bench_plot.pyplot()  # say now what is missing, not in two minutes
         bench_plot.adjust_text()
+        files.check(options.plot, flag="--plot", streams=True)
     options.repetitions = options.repetitions or (5 if options.synthetic is None else 2)
 
 

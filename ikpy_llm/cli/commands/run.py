@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 
+from ikpy_llm import files
 from ikpy_llm.cli import console, overrides, prompt_cache
 from ikpy_llm.cli.model_file import listed, model_path
 from ikpy_llm.cli.options import ModelOptions, flag
@@ -145,6 +146,8 @@ def main(options: Options) -> None:
     elif chat and options.in_prefix_bos:
         raise IkpyError("--in-prefix-bos is for -i; in a conversation the chat format puts BOS")
     prompt_cache.check(options)
+    if options.profile not in (None, "-"):
+        files.check(options.profile, flag="--profile", streams=True)
     if prompt is None and not (chat or takes_turns(options) or prompt_cache.exists(options.prompt_cache)):
         prompt = piped_prompt()
         chat = prompt is None and may_chat(options)

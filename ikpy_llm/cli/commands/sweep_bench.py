@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ikpy_llm import files
 from ikpy_llm.cli import bench_machine, bench_run, console, overrides, sweep_rows
 from ikpy_llm.cli.bench_result import Test
 from ikpy_llm.cli.model_file import listed, model_path
@@ -65,6 +66,7 @@ def main(options: Options) -> None:
         from ikpy_llm.cli import bench_plot
 
         bench_plot.pyplot()  # say now that it is missing, not after the sweep
+        files.check(options.plot, flag="--plot", streams=True)
     if not runs or options.model or options.hf_repo or options.model_url:
         runs.append(run(options))
     if options.plot:
