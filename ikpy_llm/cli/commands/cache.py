@@ -11,7 +11,7 @@ from ikpy_llm.cli.options import Common, flag
 
 KERNELS, MODELS, HUB = "kernels", "models", "huggingface"  # the folders that ikpy makes
 KERNEL = re.compile(r"[\w.]+-[0-9a-f]{40}\.o")
-UNFINISHED = re.compile(r"\.writing-\w+|\..+\.\d+\.part")  # of a process that was killed
+UNFINISHED = re.compile(r"\.writing-\w+")  # of a process that was killed
 SHOWN = 10  # names of files that are not ikpy's
 
 
@@ -66,8 +66,9 @@ def _made(part: Path, everything: bool) -> list[Path]:
         return []
     if part.name == HUB:
         return _files(part, deep=True)
-    known = (Path(MEMBER).name, folders.MARKER)
-    return [f for f in _files(part) if f.name in known or UNFINISHED.fullmatch(f.name)]
+    model = Path(MEMBER).name
+    unfinished = re.compile(rf"{UNFINISHED.pattern}|\.{re.escape(model)}\.\d+\.part")  # the second of earlier versions
+    return [f for f in _files(part) if f.name in (model, folders.MARKER) or unfinished.fullmatch(f.name)]
 
 
 def _files(folder: Path, deep: bool = False) -> list[Path]:
