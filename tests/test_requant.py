@@ -1,14 +1,21 @@
 """--pp-requant: prompts with matrices requantized to Q8_0, tokens with the exact ones."""
 
+from types import SimpleNamespace
+
 import gguf_writer
 import numpy as np
 import pytest
+import reference_formats as formats
 import tiny_llama
 from gguf import GGMLQuantizationType, quants
+from matmul_cases import random_rows
 
 from ikpy_llm import Model
 from ikpy_llm.engine import requant
 from ikpy_llm.engine.derived import Derived
+from ikpy_llm.engine.gguf_unwoven import unwoven
+from ikpy_llm.kernels.quants import file_types, table, weave
+from ikpy_llm.models import mla
 
 TOKENS = [3, 1, 4, 1, 5, 9, 2, 6]
 
@@ -67,3 +74,45 @@ def test_rounding():
 def test_types_of_8_bits_and_more_stay():
     kinds = {"Q8_0": False, "F16": False, "Q8_KV": False, "Q6_K": True, "IQ1_KT": True, "Q4_0": True}
     assert {k: requant.is_small(Derived("w", k, (8, 256), None)) for k in kinds} == kinds
+
+
+@pytest.mark.parametrize("name", file_types())
+def test_what_products_multiply_with_is_requantized(name):
+    """Every type a file may have, with the gain that products of some have and decoded rows have not; made of rows of
+    their base type where they are interleaved. Latents' matrices take their numbers the same way.
+    """
+    base, shape = weave.base_of(name), (16, 512)
+    raw, stored = random_rows(base, *shape), None
+    if name == "I2_S":
+        stored = np.random.default_rng(1).integers(0, 256, table.tensor_bytes(name, shape), np.uint8)
+        stored[-32:-28] = np.frombuffer(np.float32(0.02), np.uint8)  # the scale of all
+        raw = weave.from_i2_s(stored, *shape)
+    elif name != base:
+        stored = weave.weave(name, raw)
+    wanted = formats.decode(base, raw).exact
+    source = SimpleNamespace(name="w", type_name=name, shape=shape, data=stored, release=lambda: None)
+    t = Derived("w", base, shape, lambda: raw) if stored is None else unwoven(source)
+    assert t.type_name == base
+    np.testing.assert_allclose(mla.values_of(t, as_numbers=True), wanted, rtol=1e-6, atol=0)
+    got = formats.decode("Q8_0", requant.as_q8_0(t).data.reshape(16, -1)).exact
+    largest = np.repeat(abs(wanted).reshape(16, -1, 32).max(2), 32, axis=1)
+    bound = largest / 127 * (0.5 + 127 * 2.0**-11) + 127 * 2.0**-25  # half a step, and d as f16 or a denormal of it
+    assert (abs(got - wanted) <= bound * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize("name", ["IQ2_KT", "IQ3_KT"])
+def test_prompts_have_the_gain(tmp_path, name):
+    """Logits of a model against those of one whose matrices are Q8_0 from the start."""
+    meta = tiny_llama.meta(n_embd=256, n_ff=512)
+    tensors = tiny_llama.tensors(meta)
+    large = dict(tensors)
+    for i, (key, (_, shape, _)) in enumerate(tensors.items()):
+        if len(shape) == 2 and key != "token_embd.weight" and shape[1] % 256 == 0:
+            raw = random_rows(name, *shape, seed=i)
+            tensors[key] = (name, shape, raw.tobytes())
+            w = formats.decode(name, raw)
+            large[key] = ("Q8_0", shape, requant.q8_0(w.float32 * np.float32(w.gain)).tobytes())
+    small = gguf_writer.write(tmp_path / "small.gguf", meta, tensors)
+    large = gguf_writer.write(tmp_path / "large.gguf", meta, large)
+    (prompt, _), (wanted, _) = logits(small, pp_requant=True), logits(large)
+    assert (prompt == wanted).all()

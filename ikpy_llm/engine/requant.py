@@ -44,17 +44,28 @@ def requantized(t) -> np.ndarray:
     out, step = np.empty((len(rows), size), np.uint8), max(1, CHUNK // k)
     for i in range(0, len(rows), step):
         part = rows[i : i + step]
-        out[i : i + step] = q8_0(dequantize(part, t.type_name, (len(part), k))).reshape(len(part), size)
+        out[i : i + step] = q8_0(multiplied(part, t.type_name, (len(part), k))).reshape(len(part), size)
     t.release()
     return out
 
 
+def multiplied(data: np.ndarray, type_name: str, shape: tuple[int, int]) -> np.ndarray:
+    """float32 (rows, columns): the numbers that products multiply with. Of the types with a gain they are not those
+    that rows are decoded to.
+    """
+    x, q = dequantize(data, type_name, shape), get(type_name)
+    return x if q.is_float or q.gain == 1 else x * np.float32(q.gain)
+
+
 def q8_0(x: np.ndarray) -> np.ndarray:
-    """Bytes of float32 numbers as blocks of Q8_0: uint8 (blocks, 34)."""
+    """Bytes of float32 numbers as blocks of Q8_0: uint8 (blocks, 34). A block with a number that is not finite, or too
+    large for a half float, gets a scale that is not finite, which is found where the matrix is read.
+    """
     blocks = np.ascontiguousarray(x).reshape(-1, 32)
-    d = abs(blocks).max(1, keepdims=True) / 127
-    codes = np.rint(np.divide(blocks, d, out=np.zeros_like(blocks), where=d > 0)).astype(np.int8)
-    return np.concatenate([d.astype(np.float16).view(np.uint8), codes.view(np.uint8)], 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        d = abs(blocks).max(1, keepdims=True) / 127
+        codes = np.rint(np.divide(blocks, d, out=np.zeros_like(blocks), where=d > 0)).astype(np.int8)
+        return np.concatenate([d.astype(np.float16).view(np.uint8), codes.view(np.uint8)], 1)
 
 
 def renamed(ops: list[Op], names: Mapping[str, str]) -> list[Op]:

@@ -15,10 +15,9 @@ import numpy as np
 
 from ikpy_llm.engine.graph import PART, Graph, Value
 from ikpy_llm.engine.params import Params
-from ikpy_llm.engine.requant import q8_0
+from ikpy_llm.engine.requant import multiplied, q8_0
 from ikpy_llm.engine.rope import Angles
 from ikpy_llm.errors import ModelFileError, shown
-from ikpy_llm.kernels.derive.api import dequantize
 from ikpy_llm.kernels.derive.layout import file_bytes
 from ikpy_llm.kernels.kv_types import MAX_HEAD
 
@@ -148,11 +147,11 @@ def joined(k, v, sizes: tuple[int, int, int, int], kind: str) -> np.ndarray:
 
 
 def values_of(t, as_numbers: bool = False) -> np.ndarray:
-    """(rows, columns): float32, or the words of a float type as they are."""
+    """(rows, columns): float32, those that products multiply with, or the words of a float type as they are."""
     rows, k = int(np.prod(t.shape[:-1])), t.shape[-1]
     if t.type_name in WORDS and not as_numbers:
         return t.data.view(WORDS[t.type_name]).reshape(rows, k)
-    return dequantize(t.data, t.type_name, (rows, k))
+    return multiplied(t.data, t.type_name, (rows, k))
 
 
 def encoded(x: np.ndarray, kind: str) -> np.ndarray:
@@ -160,5 +159,6 @@ def encoded(x: np.ndarray, kind: str) -> np.ndarray:
     if x.dtype != np.float32:
         return np.ascontiguousarray(x)
     if kind != "Q8_0":
-        return x.astype({"F16": np.float16, "F32": np.float32}[kind])
+        with np.errstate(over="ignore"):  # infinities are found where the matrix is read
+            return x.astype({"F16": np.float16, "F32": np.float32}[kind])
     return q8_0(x)
