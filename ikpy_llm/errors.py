@@ -15,6 +15,15 @@ class ArgumentError(IkpyError, ValueError):
     """A call got an argument that it does not take."""
 
 
+# Control characters but for tabs and line ends, as they are written in Python: a terminal obeys them.
+_CONTROLS = {c: f"\\x{c:02x}" for c in (*range(9), 11, 12, *range(14, 32), *range(127, 160))}
+
+
+def printable(text: str) -> str:
+    """A line for a terminal with control characters escaped, which may stand in texts of files."""
+    return text if text.isprintable() else text.translate(_CONTROLS)
+
+
 def shown(value, limit: int | None = SHOWN) -> str:
     """`value` for an error message: escaped to printable ASCII in quotes, cut to `limit` characters."""
     if isinstance(value, bytes):

@@ -149,3 +149,13 @@ def test_a_folder_that_is_not_there(ikpy, tmp_path):
         done = ikpy("cache", "clear", "--all", env={"IKPY_CACHE": str(root)})
         assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_download_that_broke_off(ikpy, tmp_path):
+    folder = tmp_path / "models" / ".fetching-0a_bcdef"
+    (folder / "pip").mkdir(parents=True)
+    (folder / "pip" / "half.whl").write_bytes(b"x")
+    (tmp_path / "models" / folders.MARKER).write_bytes(folders.MARK)
+    assert ikpy("cache", "clear", env={"IKPY_CACHE": str(tmp_path)}).returncode == 0 and folder.exists()
+    done = ikpy("cache", "clear", "--all", "--yes", env={"IKPY_CACHE": str(tmp_path)})
+    assert done.returncode == 0 and not folder.exists(), done.stderr

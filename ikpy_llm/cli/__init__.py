@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from ikpy_llm.cli import console, options
-from ikpy_llm.errors import IkpyError
+from ikpy_llm.errors import IkpyError, printable
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy's, unused here: they spin for 100 ms at start
 COMMANDS = Path(__file__).parent / "commands"
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None, program: str | None = None) -> int:
 def _failed(why: str) -> int:
     """Say what went wrong; the exit code."""
     with contextlib.suppress(OSError):  # of a full disk under stderr
-        print(f"error: {why}", file=sys.stderr)
+        print(f"error: {printable(why)}", file=sys.stderr)
     return EXIT_ERROR
 
 

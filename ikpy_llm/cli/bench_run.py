@@ -13,7 +13,7 @@ from itertools import chain
 
 from ikpy_llm.cli import bench_machine, bench_result
 from ikpy_llm.cli.bench_result import Result, Test
-from ikpy_llm.errors import IkpyError
+from ikpy_llm.errors import IkpyError, shown
 
 ROOF_SECONDS = 0.1  # for each roof, each time
 Say = Callable[[int, int, str], None]  # progress(done, total, name)
@@ -116,11 +116,13 @@ def describe(session, test: Test, n_batch: int, n_ubatch: int) -> Result:
     tensors = file.tensors.values()
     kind = getattr(file, "type_name", "") or bench_result.file_type(meta.get("general.file_type"), tensors)
     layer_macs, idle_bytes = _layer_macs(session), 0
+    label = meta.get("general.size_label", "?B")
+    label = shown(label)[1:-1] if isinstance(label, str) else shown(label)
     if session.params.n_expert:
         idle_bytes = session.weights.n_bytes - session.touched()[0]
     return Result(
         model_filename=str(file.path),
-        model_type=f"{meta['general.architecture']} {meta.get('general.size_label', '?B')} {kind}",
+        model_type=f"{meta['general.architecture']} {label} {kind}",
         model_size=sum(t.n_bytes for t in tensors),
         model_n_params=sum(math.prod(t.shape) for t in tensors),
         n_batch=n_batch,

@@ -6,6 +6,8 @@ import logging
 import sys
 import time
 
+from ikpy_llm.errors import printable
+
 log = logging.getLogger("ikpy.cli")
 SHOW_AFTER = 0.5  # seconds a job may take before a progress bar is worth importing rich for (0.1 s)
 
@@ -41,7 +43,7 @@ def setup(verbose: bool, quiet: bool = False) -> None:
 
 def say(text: str) -> None:
     """A line on stderr; a bar that is on the screen stays below it."""
-    bar = _bar
+    bar, text = _bar, printable(text)
     if bar is None:
         print(text, file=sys.stderr, flush=True)
     else:

