@@ -130,7 +130,7 @@ def test_unwritable_cache(tmp_path):
     assert process.returncode == 1
     last = err.strip().splitlines()[-1]
     assert "JitError: cannot write compiled kernels to" in last
-    assert "set IKPY_CACHE to a writable folder" in last
+    assert "Not a directory; set IKPY_CACHE to a writable folder" in last
 
 
 @pytest.mark.parametrize(

@@ -147,9 +147,12 @@ def _check(found: os.stat_result) -> None:
 
 def make(folder: Path) -> None:
     """Make a folder, with those above it, that all may read and its owner may write, whatever the umask adds."""
-    if not folder.is_dir():
-        make(folder.parent)
-        folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
+    if folder.is_dir():
+        return
+    if folder.exists():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    make(folder.parent)
+    folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
 
 
 def make_marked(folder: Path) -> None:
