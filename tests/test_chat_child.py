@@ -152,3 +152,25 @@ def test_it_ends_with_its_parent():
         time.sleep(0.1)
     else:
         pytest.fail("the process of the template goes on")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{{ x.y.z }}", "{{", "{{ raise_exception('no') }}", LOOP, "{{ 'x' * 99999999 * 99999999 }}"],
+    ids=["undefined", "unreadable", "refuses", "slow", "large"],
+)
+def test_a_template_that_failed_leaves_no_process_and_no_cycle(text):
+    """The error that is raised must not be kept by what its own traceback keeps."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(psutil.Process().children()), psutil.Process().num_fds()
+        for _ in range(2):
+            template = ChatTemplate(text)
+            for _ in range(2):
+                with pytest.raises(IkpyError) as error:
+                    template.render(TALK)
+            del template, error
+        assert (len(psutil.Process().children()), psutil.Process().num_fds()) == before
+    finally:
+        gc.enable()

@@ -216,3 +216,11 @@ def test_content_that_is_null(content):
         assert got == "[user|Weather?][assistant|get:" + GIVEN + ';get:{};][tool|{"sky": "blue"}]'
     none = "{% if m.content is none %}-{% else %}{{ m.content }}{% endif %}"
     assert render(around(none), CALLS[:2]) == "[user|Weather?][assistant|-]"
+
+
+def test_a_template_that_fails_where_no_message_has_a_text():
+    """There is nothing to look for in the prompt then, so a form that does not render has all of it."""
+    for content in ("", []):
+        with pytest.raises(IkpyError, match="division by zero") as error:
+            render("{{ 1 / 0 }}", [{"role": "user", "content": content, "thinking": "x"}])
+        assert "\n" not in str(error.value)

@@ -142,9 +142,10 @@ with session(sys.argv[1], repack=False, n_ctx=256) as s:
     before = logits()
     for part in ("up", "gate", "down"):
         t = s.tensors[f"blk.1.ffn_{part}_exps.weight"]
+        address = t.data.ctypes.data
         for e in map(int, sys.argv[2:]):
-            first, last = (-(-(t.address + i * t.n_bytes // 8) // page) for i in (e, e + 1))
-            last -= (t.address + (e + 1) * t.n_bytes // 8) % page > 0
+            first, last = (-(-(address + i * t.n_bytes // 8) // page) for i in (e, e + 1))
+            last -= (address + (e + 1) * t.n_bytes // 8) % page > 0
             assert last - first > 9
             assert libc.mprotect(ctypes.c_void_p(first * page), ctypes.c_size_t((last - first) * page), 0) == 0
     assert (logits() == before).all()

@@ -116,3 +116,10 @@ def test_prompts_have_the_gain(tmp_path, name):
     large = gguf_writer.write(tmp_path / "large.gguf", meta, large)
     (prompt, _), (wanted, _) = logits(small, pp_requant=True), logits(large)
     assert (prompt == wanted).all()
+
+
+def test_weights_of_a_damaged_file_give_no_warning():
+    """Scales beyond what an f16 holds are infinite, those of NaN are NaN; both are noticed where they are used."""
+    large, odd = (requant.q8_0(np.full((1, 32), x, np.float32)) for x in (1e7, np.nan))
+    assert large[0, :2].view(np.float16) == np.inf and np.isnan(odd[0, :2].view(np.float16))
+    assert mla.encoded(np.float32([1e6, 1]), "F16").tolist() == [np.inf, 1]

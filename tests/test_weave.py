@@ -2,6 +2,7 @@
 
 import hashlib
 
+import fuzz_models
 import gguf_writer
 import numpy as np
 import pytest
@@ -128,6 +129,19 @@ def test_requantized_prompts(tmp_path, repack):
         with Model.load(path, threads=2, repack=repack, n_ctx=256, pp_requant=True) as model:
             found.append((model.logits([1, 2, 3]), model.session.eval([4]), model.session.eval([5, 6])))
     assert all((a == b).all() for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("name", ["IQ1_S_R4", "Q8_KV_R8"])
+def test_tensors_computed_from_rows_without_a_type_of_their_own(tmp_path, caplog, name):
+    """Values' parts of attn_kv_b: they run, and the line about them names the type of such rows."""
+    caplog.set_level("INFO", "ikpy.weights")
+    path, logits = gguf_writer.write(tmp_path / "m.gguf", *fuzz_models.model("deepseek2", (name,))), []
+    for repack in (True, False):
+        with Model.load(path, threads=2, repack=repack, n_ctx=256, mla=1) as model:
+            logits.append(model.logits([1, 2, 3]))
+    assert np.isfinite(logits[0]).all() and (logits[0] == logits[1]).all()
+    report = [r.message for r in caplog.records]
+    assert any(line.startswith(f"repacked 2 tensors of {weave.base_of(name)} into panels") for line in report)
 
 
 def test_file_whose_rows_cannot_be_taken_apart(tmp_path):

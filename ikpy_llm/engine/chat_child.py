@@ -34,12 +34,13 @@ class Child:
         forks.lock(self, "_lock", threading.Lock)
         self._process: subprocess.Popen | None = None
         self._owner, self._left, self._here = 0, SECONDS, None
-        self._unreadable: IkpyError | None = None
-        self._stopped: IkpyError | None = None  # this conversation ended the process
+        # Sentences: an exception that is kept holds, with its traceback, the frames that hold it.
+        self._unreadable = ""
+        self._stopped = ""  # this conversation ended the process
 
     def begin(self) -> None:
         """A new conversation: it has all of the time."""
-        self._left, self._stopped = SECONDS, None
+        self._left, self._stopped = SECONDS, ""
 
     def render(self, values: dict) -> str:
         """The text for these variables. IkpyError for whatever goes wrong, running out of time or memory too."""
@@ -50,8 +51,8 @@ class Child:
                 request = pickle.dumps(values)
             except Exception as error:  # of the class of a variable
                 raise IkpyError(f"the chat template's variables cannot be handed to its process: {error}") from None
-            if (error := self._unreadable or self._stopped) is not None:
-                raise error
+            if why := self._unreadable or self._stopped:
+                raise IkpyError(why)
             if self._process is None or self._owner != os.getpid():
                 try:
                     self._start()
@@ -77,7 +78,7 @@ class Child:
         try:
             self._ask(pickle.dumps(self._text))
         except IkpyError as error:
-            self._unreadable = error
+            self._unreadable = str(error)
             self._end()
             raise
 
@@ -93,10 +94,10 @@ class Child:
         if answer is None:
             self._end()
             if self._left <= 0:
-                self._stopped = IkpyError(f"the chat template takes longer than {SECONDS:g} s and was stopped")
+                self._stopped = f"the chat template takes longer than {SECONDS:g} s and was stopped"
             else:
-                self._stopped = IkpyError(f"the chat template's process ended; it may take {MIB} MiB of memory")
-            raise self._stopped
+                self._stopped = f"the chat template's process ended; it may take {MIB} MiB of memory"
+            raise IkpyError(self._stopped)
         good, text = answer
         if not good:
             raise IkpyError(text)

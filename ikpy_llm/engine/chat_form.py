@@ -94,7 +94,7 @@ def _best(render: Render, probe: list[dict], words: list[Word]) -> tuple[Form, s
                 small = prompt.lower()
                 tried[form] = {word for word in words if word.seen(small)}, -prompt.count("None") * has_null
         if tried[form] is None:
-            return -1, 0, 0
+            return -1, -1, 0  # fewer than any form that renders, also where there are no words
         seen, n_null = tried[form]
         return sum(word.needed for word in seen), len(seen), n_null
 
@@ -113,17 +113,18 @@ def _best(render: Render, probe: list[dict], words: list[Word]) -> tuple[Form, s
 def _without_words(render: Render, messages: list[dict]) -> str:
     """For templates that refuse the words: what the first form renders that has the last user text in it."""
     users = [i for i, message in enumerate(messages) if message["role"] == "user"]
-    text, error, rendered = text_of(messages[users[-1]]["content"]).strip() if users else "", None, False
+    # why: of the first, without its traceback, which would hold this frame, and so the template's process
+    text, why, rendered = text_of(messages[users[-1]]["content"]).strip() if users else "", "", False
     for form in (form for beginning in _beginnings(messages) for form in _forms(messages, *beginning)):
         try:
             prompt = render(shaped(messages, form))
         except IkpyError as refused:
-            error = error or refused
+            why = why or str(refused)
             continue
         if text in prompt:
             return prompt
         rendered = True
-    raise _left_out(users[-1], "user") if rendered else error
+    raise _left_out(users[-1], "user") if rendered else IkpyError(why)
 
 
 def _vanishes(render: Render, messages: list[dict], form: Form, word: Word, prompt: str) -> bool:

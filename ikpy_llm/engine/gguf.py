@@ -33,11 +33,6 @@ class Tensor:
         """The tensor's bytes as they lie in the file: uint8 (n_bytes,), read-only, not copied."""
         return self.part.view(self)
 
-    @property
-    def address(self) -> int:
-        """Where the tensor's bytes are mapped; valid as long as the GGUFFile lives."""
-        return self.data.ctypes.data
-
     def release(self):
         """Give the pages back to the system; they are read from the file again when touched. No-op where unknown."""
         self.part.release(self)

@@ -147,7 +147,7 @@ def _deep(lib, tokenizer, grammar: str):
     finally:
         threading.stack_size(before)
     if wrong:
-        raise wrong[0]
+        raise wrong.pop()  # not kept by the frame that its traceback keeps
     return made[0]
 
 

@@ -393,8 +393,10 @@ class Graph:
 
 
 def _numbers(tensor) -> np.ndarray:
-    """The values of a vector of a float type; of another its bytes, which are 0 only where its values are."""
-    kinds = {"F32": np.float32, "F16": np.float16}
-    if tensor.type_name == "BF16":
-        return tensor.data.view(np.uint16) & 0x7FFF
-    return tensor.data.view(kinds.get(tensor.type_name, np.uint8))
+    """What of a vector is 0 only where its values are: of float types the bits without the sign, of others its bytes.
+
+    Bits, as NumPy warns of the values of damaged files (signalling NaN).
+    """
+    kinds = {"F32": (np.uint32, 0x7FFFFFFF), "F16": (np.uint16, 0x7FFF), "BF16": (np.uint16, 0x7FFF)}
+    word, bits = kinds.get(tensor.type_name, (np.uint8, 0xFF))
+    return tensor.data.view(word) & bits

@@ -93,12 +93,11 @@ class Weights:
     def report(self) -> list[str]:
         """What `pack` does, in a line for each type of the file."""
         lines, matrices = [], [t for t in self.matrices if not requant.is_made(t)]
-        for type_id in sorted({t.type_id for t in matrices}):
-            tensors = [t for t in matrices if t.type_id == type_id]
+        for _, name in sorted({(t.type_id, _stored_type(t)) for t in matrices}):
+            tensors = [t for t in matrices if _stored_type(t) == name]
             size = sum(t.n_bytes for t in tensors)
             wider = sum(weight_bytes(t) for t in tensors) / size - 1
             many, more = "s" if len(tensors) > 1 else "", f", {wider:.0%} larger" if wider > 0.03 else ""
-            name = table.by_id(type_id).name
             lines.append(f"repacked {len(tensors)} tensor{many} of {name} into panels of {layout.width()} rows{more}")
         return lines
 
@@ -136,6 +135,11 @@ class Weights:
     def vector(self, name: str) -> np.ndarray:
         """An F32 tensor of the file, not copied."""
         return self.file.tensors[name].data.view(np.float32)
+
+
+def _stored_type(t: Tensor) -> str:
+    """Type in the file; of what is computed from rows that only taking an interleaved type apart makes, theirs."""
+    return table.by_id(t.type_id).name if t.type_id >= 0 else t.type_name
 
 
 def matrices_shape(t: Tensor) -> tuple[int, int, int]:

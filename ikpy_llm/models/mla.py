@@ -159,6 +159,6 @@ def encoded(x: np.ndarray, kind: str) -> np.ndarray:
     if x.dtype != np.float32:
         return np.ascontiguousarray(x)
     if kind != "Q8_0":
-        with np.errstate(over="ignore"):  # infinities are found where the matrix is read
+        with np.errstate(over="ignore", invalid="ignore"):  # infinities and NaN are found where the matrix is read
             return x.astype({"F16": np.float16, "F32": np.float32}[kind])
     return q8_0(x)
