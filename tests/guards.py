@@ -96,6 +96,7 @@ def _array(shape, dtype, fill: int) -> np.ndarray:
 def _install() -> None:
     """Put ourselves where memory gets its address; nothing changes while `_side` is empty."""
     _replace(pages.Memory, "__init__", _memory)
+    _replace(pages, "copied", lambda original, data: copy(original(data)))
     _replace(program.Program, "_word", _word)
     _replace(weights.Weights, "panel", _panel)
     _replace(gguf._Part, "view", _view)
