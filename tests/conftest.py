@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ikpy_llm.kernels import jit
+from ikpy_llm.kernels import cores, jit
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,6 +18,14 @@ def compilers():
     jit.keep_compilers = True
     yield
     jit.release_compilers()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def many_threads():
+    """Pools of more threads than this machine has CPUs, so that everything is split into odd numbers of parts too."""
+    before, cores.at_once = cores.at_once, lambda: 64
+    yield
+    cores.at_once = before
 
 
 @pytest.fixture(scope="module")

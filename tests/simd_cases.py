@@ -5,7 +5,6 @@ left of a slot must stay untouched. Prints one JSON object: case -> error or "",
 """
 
 import json
-import os
 import re
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 import simd_dots  # noqa: F401  (registers its cases)
 import simd_instructions
 import simd_signals  # noqa: F401  (registers its cases)
+import simd_threads  # noqa: F401  (registers its cases)
 from simd_harness import CASES, ELEMENTS, RNG, SLOT, address_of, case, check, run, values
 
 from ikpy_llm.kernels import simd
@@ -338,47 +338,6 @@ def lookups():
 
 
 # ---------------------------------------------------------------- between threads, stack
-@case
-def atomics():
-    buffer = simd.stack(256)
-
-    def kernel(out, ith, nth):
-        cell = buffer()
-        simd.atomic_store(cell, 40)
-        simd.store_i64(out, simd.atomic_add(cell, 2))
-        simd.store_i64(out + SLOT, simd.atomic_swap_if(cell, 41, 7))
-        simd.store_i64(out + 2 * SLOT, simd.atomic_swap_if(cell, 42, 9))
-        simd.store_i64(out + 3 * SLOT, simd.atomic_load(cell))
-        simd.store_i64(out + 4 * SLOT, cell % 64)
-        simd.pause()
-        simd.sched_yield()
-        simd.clock(cell)
-        simd.clock(cell + 16)
-        passed = (simd.load_i64(cell + 16) - simd.load_i64(cell)) * 10**9 + simd.load_i64(cell + 24)
-        simd.store_i64(out + 5 * SLOT, 1 if passed >= simd.load_i64(cell + 8) else 0)
-
-    return kernel, (), tuple(np.int64(v) for v in (40, 42, 42, 9, 0, 1))
-
-
-if hasattr(os, "sched_setaffinity"):
-
-    @case
-    def affinity():
-        """What a thread is bound to is what it was bound to; an empty set is refused."""
-        buffer, size = simd.stack(1024), 1024
-
-        def kernel(out, ith, nth):
-            cpus = buffer()
-            simd.store_i64(out, simd.get_affinity(cpus, size))
-            simd.store_i64(out + SLOT, simd.set_affinity(cpus, size))
-            for i in range(0, size, 8):
-                simd.store_i64(cpus + i, 0)
-            simd.store_i64(out + 2 * SLOT, simd.set_affinity(cpus, size))
-            simd.store_i64(out + 3 * SLOT, 1 if 0 <= simd.this_cpu() < 8 * size else 0)
-
-        return kernel, (), tuple(np.int64(v) for v in (0, 0, -1, 1))
-
-
 @case
 def calls():
     def inner(value, out, ith, nth):

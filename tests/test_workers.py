@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -71,6 +73,37 @@ def test_parked_workers_use_no_cpu_and_wake_up():
         assert comes_to_rest()
         workers.run(program.ctypes.data, 5)
     assert (x == 10).all()
+
+
+def test_threads_that_rest_take_no_part_until_they_are_asked_again():
+    """Whoever takes part, every row is done once: all subsets of four threads, asleep and awake."""
+    x, _keep, program = adds(20)
+    rng, done = random.Random(3), 0
+    with Workers(4) as workers:
+        for step in range(200):
+            resting = frozenset(i for i in (1, 2, 3) if rng.random() < 0.5)
+            workers.rest(resting)
+            for _ in range(rng.randrange(3)):
+                workers.run(program.ctypes.data, len(program))
+                done += len(program)
+            assert (x == done).all()
+            if step % 50 == 0:
+                time.sleep(0.01)  # those that wait go to sleep in Python
+        workers.rest(frozenset())
+        workers.run(program.ctypes.data, len(program))
+        assert (x == done + len(program)).all()
+        assert comes_to_rest()
+
+
+def test_the_callers_core_is_left_by_changing_with_another():
+    x, _keep, program = adds(20)
+    with Workers(3) as workers:
+        workers._shared.cpus[:] = cpus = cores.allowed() * 3
+        workers.rest(frozenset([0, 2]))
+        workers.run(program.ctypes.data, len(program))
+        assert workers.resting == {1, 2}
+        assert workers._shared.cpus[:2] == cpus[1::-1]
+    assert (x == 20).all()
 
 
 def test_close_ends_the_threads_and_refuses_more():
@@ -241,13 +274,23 @@ def test_workers_wait_as_long_as_they_should():
     """2 ms by the clock: the calls that measure how long a pause takes must not count as pauses."""
     work = jit.load([workers_module.KERNELS[1]])[workers_module.KERNELS[1]]
     pauses, best = int(workers_module.PATIENCE * workers_module._pauses_per_second(work)), 1.0
-    loop, sync = jit.function(work), np.zeros(runner.SYNC + 1, np.int64)
-    words = jit.pack_words((sync, sync[runner.SYNC :].ctypes.data, pauses, 0))
+    loop, sync = jit.function(work), np.zeros(runner.SYNC + runner.OWN_WORDS, np.int64)
+    words = jit.pack_words((sync, sync[runner.SYNC :].ctypes.data, pauses, 0, 0, 0))
     for _ in range(20):
         start = time.perf_counter()
         loop(ctypes.addressof(words), 0, 1)
         best = min(best, time.perf_counter() - start)
     assert 0.5 * workers_module.PATIENCE < best < 4 * workers_module.PATIENCE
+
+
+@pytest.mark.parametrize(("asked", "used", "said"), [(2, 2, ""), (4, 4, "share 2 cores"), (16, 4, "16 .* and 4 are used")])
+def test_more_threads_than_cpus_are_not_used(monkeypatch, caplog, asked, used, said):
+    """Two cores of two logical CPUs each."""
+    monkeypatch.setattr(cores, "at_once", lambda: 4)
+    monkeypatch.setattr(cores, "allowed", lambda: [0, 2])
+    assert cores.usable(asked) == used
+    assert len(caplog.records) == bool(said)
+    assert re.search(said, caplog.text)
 
 
 @pytest.mark.parametrize(

@@ -55,11 +55,8 @@ class Session:
         self.file, self.options, self._build = file, options, build
         self.params = Params(str(file.path), file.meta.get("general.architecture", ""), file.meta)
         self.n_ctx = self._context()
-        self.n_threads = options.threads or cores.default_threads()
-        self.n_threads_batch = options.threads_batch or self.n_threads
-        most, n_cores = max(self.n_threads, self.n_threads_batch), len(cores.allowed())
-        if most > n_cores:
-            log.warning("%d threads share %d cores, which is slower than one for each (-t %d)", most, n_cores, n_cores)
+        self.n_threads = cores.usable(options.threads or cores.default_threads())
+        self.n_threads_batch = cores.usable(options.threads_batch or self.n_threads)
         # and those that the model computes from them
         self.tensors, drafts = nextn.left_out(self.params, file.tensors)
         if drafts:

@@ -17,14 +17,16 @@ import weakref
 
 import numpy as np
 
+from ikpy_llm.engine import pressure
 from ikpy_llm.errors import IkpyError
 from ikpy_llm.kernels import cores, forks, jit, runner, system
 
-PATIENCE = 2e-3  # seconds a worker spins for the next program: longer than sampling takes, too short to be noticed
-# Seconds a barrier spins before it offers the core to others: a thread that waits for one whose core another process
-# has taken must not give up its own core's share too. Generation on two threads (Zen 5, SmolLM2 Q4_1) with one core
-# taken by a busy loop, against 200 us, in turns: 0.80 to 0.88 with 20 us, 0.96 to 1.01 with 60 us and with 1 ms. A
-# caller that is never bound has 0.5 to 1, as the system moves both threads to one core.
+PATIENCE = 200e-6  # seconds a worker spins for the next program: about what sampling takes
+IDLE = 2_000_000  # nanoseconds it then sleeps in machine code, where the next program wakes it faster than in Python
+# Seconds a thread spins at a barrier before it sleeps. Longer than what differs between threads that have their cores,
+# so that a system call comes only where one is missing; the core it spins on is lost to everybody meanwhile. Generation
+# on two threads beside 1, 2 and 4 busy loops (Zen 5, SmolLM2 Q4_1, t/s): 150, 145, 56 with 50 us, 246, 228, 140 with
+# 200 us, 252, 217, 117 with 1 ms.
 SPIN = 200e-6
 CALIBRATION = 20_000  # pauses: 0.02 to 1 ms, so that the call itself (1 us and more) does not count
 KERNELS = (jit.Kernel("runner.run", can_bind=runner.CAN_BIND), jit.Kernel("runner.work"))
@@ -36,11 +38,13 @@ class _Shared:
     def __init__(self, n_threads: int, cpus: list[int]):
         self.n_threads, self.cpus, self.pid = n_threads, cpus, os.getpid()
         self.sync = np.zeros(runner.SYNC, np.int64)
-        self.seen = np.zeros((n_threads, 16), np.int64)  # generations each thread has done, a cache line pair each
+        self.own = np.zeros((n_threads, runner.OWN_WORDS), np.int64)  # a cache line pair for each thread
+        self.own[:, runner.RANK] = range(n_threads)
         # The caller takes the lock itself, not `with wake`: Condition's methods are Python, so Ctrl-C could strike
         # between taking the lock and being in the block (or leaving it and giving it back), and it would stay taken.
         self.lock = threading.RLock()
         self.wake = threading.Condition(self.lock)
+        self.rest = threading.Condition(self.lock)  # of threads that take no part
         self.requested = 0  # generations asked for; equals sync[GENERATION] except while one is being started
         self.closing = False
 
@@ -52,8 +56,13 @@ class _Shared:
         while True:
             work(ctypes.addressof(words), ith, self.n_threads)
             with self.wake:
-                while not self.closing and self.seen[ith, 0] >= self.requested:
-                    self.wake.wait()
+                while not self.closing:
+                    if self.own[ith, runner.FROM] == runner.NEVER:
+                        self.rest.wait()
+                    elif self.own[ith, runner.SEEN] >= self.requested:
+                        self.wake.wait()
+                    else:
+                        break
                 if self.closing:
                     return
 
@@ -63,6 +72,19 @@ class _Shared:
         with self.lock:
             self.closing = True
             self.wake.notify_all()
+            self.rest.notify_all()
+
+    def take_part(self, resting: frozenset[int]) -> None:
+        """From the next program on all threads take part but these."""
+        with self.lock:
+            new = sorted(set(range(self.n_threads)) - resting)
+            for ith in resting:
+                self.own[ith, runner.FROM] = runner.NEVER
+            for rank, ith in enumerate(new):
+                if self.own[ith, runner.FROM] == runner.NEVER:
+                    self.own[ith, runner.FROM] = int(self.sync[runner.GENERATION]) + 1
+                self.own[ith, runner.RANK] = rank
+            self.rest.notify_all()
 
 
 class Workers:
@@ -92,13 +114,12 @@ class Workers:
         spin = int(SPIN * self._per_second) if n <= cores.n_logical() else 0  # who waits may have the core of who works
         self._home[:] = 0
         if pin:
-            self._home[runner.OWN + cpus[0] // 8] = 1 << cpus[0] % 8
-            self._home[runner.CORE : runner.CORE + 8].view(np.int64)[0] = cpus[0]
+            self._live_on(cpus[0])
         self._words[:] = (0, 0, spin, s.sync.ctypes.data, self._home.ctypes.data if pin else 0)
-        self._threads = []
+        self._threads, self._n_part, self.resting = [], n, frozenset()
         for ith in range(1, self.n_threads):
             words = jit.pack_words(
-                (s.sync.ctypes.data, s.seen[ith].ctypes.data, int(PATIENCE * self._per_second), spin)
+                (s.sync.ctypes.data, s.own[ith].ctypes.data, int(PATIENCE * self._per_second), IDLE, spin)
             )
             t = threading.Thread(target=s.serve, args=(self._work, words, ith), name=f"ikpy-{ith}", daemon=True)
             try:
@@ -108,7 +129,30 @@ class Workers:
                 s.pid = 0  # a fork that could not start them tries again
                 raise
             self._threads.append(t)
+        self._watch = None
+        if pin and n <= len(cpus):
+            self._watch = pressure.Watch([t.native_id for t in self._threads], s.cpus)
         self._finalizer = weakref.finalize(self, s.close)
+
+    def rest(self, resting: frozenset[int]) -> None:
+        """From the next program on these threads take no part. The caller's, 0, changes cores with one that does."""
+        s = self._shared
+        if 0 in resting:
+            ith = min(set(range(self.n_threads)) - resting)
+            resting = resting - {0} | {ith}
+            if s.cpus:
+                s.cpus[0], s.cpus[ith] = s.cpus[ith], s.cpus[0]
+                with contextlib.suppress(OSError):
+                    os.sched_setaffinity(self._threads[ith - 1].native_id, {s.cpus[ith]})
+                self._live_on(s.cpus[0])
+        s.take_part(resting)
+        self.resting, self._n_part = resting, self.n_threads - len(resting)
+
+    def _live_on(self, cpu: int) -> None:
+        """The caller's core."""
+        self._home[: runner.CPU_SET] = 0
+        self._home[runner.OWN + cpu // 8] = 1 << cpu % 8
+        self._home[runner.CORE : runner.CORE + 8].view(np.int64)[0] = cpu
 
     def run(self, program: int, count: int) -> None:
         """Run `count` records at address `program` on all threads; returns when every thread has finished."""
@@ -129,13 +173,16 @@ class Workers:
             self._finalizer.detach()
             self._start()
         s = self._shared
+        if self._watch and self._watch.look():
+            self.rest(self._watch.resting)
+            self._watch.resting = self.resting
         try:
-            if self.n_threads > 1:
+            if self._n_part > 1:
                 with s.lock:
                     s.requested += 1
                     s.wake.notify_all()
             self._words[0], self._words[1] = program, count
-            self._run(ctypes.addressof(self._words), 0, self.n_threads)
+            self._run(ctypes.addressof(self._words), 0, self._n_part)
         finally:  # interrupted before the program was published: nothing was asked for
             s.requested = int(s.sync[runner.GENERATION])
 
@@ -165,8 +212,8 @@ def _pauses_per_second(work: int) -> float:
     """How fast this CPU executes the waiting loop at address `work`; the fastest of three, because others may take the
     core meanwhile.
     """
-    loop, sync, best = jit.function(work), np.zeros(runner.SYNC + 1, np.int64), 1.0
-    words = jit.pack_words((sync, sync[runner.SYNC :].ctypes.data, CALIBRATION, 0))
+    loop, sync, best = jit.function(work), np.zeros(runner.SYNC + runner.OWN_WORDS, np.int64), 1.0
+    words = jit.pack_words((sync, sync[runner.SYNC :].ctypes.data, CALIBRATION, 0, 0))
     for _ in range(3):
         start = time.perf_counter()
         loop(ctypes.addressof(words), 0, 1)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
 from . import system
+
+log = logging.getLogger("ikpy.threads")
 
 
 def allowed(root: Path = Path("/")) -> list[int]:
@@ -39,6 +42,22 @@ def can_bind() -> bool:
 def n_logical() -> int:
     """Logical CPUs this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def at_once() -> int:
+    """Threads that can compute at the same time; more take turns, and all wait for all many times a token."""
+    return n_logical()
+
+
+def usable(n_threads: int) -> int:
+    """As many threads as are asked for, or as can compute at the same time; says in the log where that is fewer."""
+    most, n_cores = at_once(), len(allowed())
+    if n_threads > most:
+        log.warning("%d threads are asked for and %d are used, as many as this process has CPUs", n_threads, most)
+        return most
+    if n_threads > n_cores:
+        log.warning("%d threads share %d cores, which is slower than one for each (-t %d)", n_threads, n_cores, n_cores)
+    return n_threads
 
 
 def quota(root: Path = Path("/")) -> float | None:

@@ -15,7 +15,7 @@ Convert  cast(VT, v) bits(VT, v) f32_bits(x) f32_from_bits(i) f16_from_bits(i) b
 Math     fma rint floor sqrt absolute minimum maximum select(mask, x, y) field(v, shift, width) exp silu gelu
          dot4 dot4_small dot4_centred dot2; dots.Dots: sums of many products
 Lanes    reduce_add reduce_max join low high interleave_low interleave_high lookup(table, index) bits32(mask)
-Threads  atomic_add atomic_swap_if atomic_load atomic_store pause sched_yield clock call_kernel
+Threads  atomic_add atomic_swap_if atomic_load atomic_store pause sched_yield wait_on wake_all clock call_kernel
          get_affinity set_affinity this_cpu (Linux)
 Signals  own_word map_zeros set_action (Linux)
 Build    stack(bytes) table16(values) byte_table(data): functions without arguments, made while a kernel is built

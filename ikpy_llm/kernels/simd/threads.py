@@ -6,6 +6,7 @@ import os
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 
 from .core import I8, I32, I64, TARGET, call, op
 from .memory import _address, i64
@@ -13,8 +14,8 @@ from .memory import _address, i64
 
 @op(lambda addr, v: i64)
 def atomic_add(b, sig, addr, v):
-    """Add to the int64 at address; returns the old value (acquire-release)."""
-    return b.atomic_rmw("add", _address(b, addr, I64), v, "acq_rel")
+    """Add to the int64 at address; returns the old value (sequentially consistent)."""
+    return b.atomic_rmw("add", _address(b, addr, I64), v, "seq_cst")
 
 
 @op(lambda addr, expected, new: i64)
@@ -46,7 +47,43 @@ WINDOWS = "windows" in TARGET.triple  # its C library has neither of the next tw
 @op(lambda: types.void)
 def sched_yield(b, sig):
     """Give the core to another thread (the C library's sched_yield, kernel32's SwitchToThread)."""
+    _yield(b)
+
+
+def _yield(b):
     call(b, "SwitchToThread" if WINDOWS else "sched_yield", I32)
+
+
+# The system call futex(2) of Linux, by architecture; elsewhere a thread that waits offers its core again and again.
+FUTEX = {"x86_64": 202, "aarch64": 98}.get(TARGET.triple.partition("-")[0]) if "linux" in TARGET.triple else None
+FUTEX_WAIT, FUTEX_WAKE = 128, 129  # of this process only
+
+
+@op(lambda addr, expected, ns: types.void)
+def wait_on(b, sig, addr, expected, ns):
+    """Sleep until `wake_all(addr)`, but only while the int64 at address is `expected`, and for ns nanoseconds at most
+    (0: no limit). May return early, so that the caller looks again; the low half of the int64 is what is compared."""
+    if FUTEX is None:
+        _yield(b)
+        return
+    limit = cgutils.alloca_once(b, ir.ArrayType(I64, 2))
+    for i, part in enumerate((b.udiv(ns, I64(10**9)), b.urem(ns, I64(10**9)))):
+        b.store(part, b.gep(limit, [I32(0), I32(i)]))
+    until = b.select(b.icmp_unsigned("==", ns, I64(0)), I64(0), b.ptrtoint(limit, I64))
+    _futex(b, addr, I64(FUTEX_WAIT), b.and_(expected, I64(0xFFFFFFFF)), until)
+
+
+@op(lambda addr: types.void)
+def wake_all(b, sig, addr):
+    """Wake all threads that sleep in wait_on(addr)."""
+    if FUTEX is not None:
+        _futex(b, addr, I64(FUTEX_WAKE), I64(0x7FFFFFFF), I64(0))
+
+
+def _futex(b, addr, operation, value, until):
+    fn_type = ir.FunctionType(I64, [I64], var_arg=True)
+    fn = cgutils.get_or_insert_function(b.module, fn_type, "syscall")
+    b.call(fn, [I64(FUTEX), addr, operation, value, until, I64(0), I64(0)])
 
 
 if hasattr(os, "sched_setaffinity"):  # Linux
