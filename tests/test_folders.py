@@ -188,10 +188,10 @@ def owned_by(monkeypatch, path: Path, user: int) -> None:
 def test_code_that_belongs_to_another_user(home, tmp_path, monkeypatch, caplog, which, named):
     if named:
         monkeypatch.setenv("IKPY_CACHE", str(tmp_path / "cache"))
-    path = entry()
-    owned_by(monkeypatch, path if which == "file" else path.parent, 12345)
+    path, other = entry(), os.getuid() + 1
+    owned_by(monkeypatch, path if which == "file" else path.parent, other)
     assert jit.read_object(path) is None
-    why = "it belongs to another user (12345)"
+    why = f"it belongs to another user ({other})"
     assert [r.getMessage() for r in caplog.records] == [
         f"cache entry {path.name} can have been written by another user ({why}), compiling again"
     ]
