@@ -2,7 +2,7 @@
 
 import pytest
 import tiny_model
-from test_pressure import one_line
+from test_scarcity import one_line
 
 from ikpy_llm import Model
 from ikpy_llm.engine import synthetic

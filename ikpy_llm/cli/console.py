@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -44,10 +45,11 @@ def setup(verbose: bool, quiet: bool = False) -> None:
 def say(text: str) -> None:
     """A line on stderr; a bar that is on the screen stays below it."""
     bar, text = _bar, printable(text)
-    if bar is None:
-        print(text, file=sys.stderr, flush=True)
-    else:
-        bar.console.out(text, highlight=False)
+    with contextlib.suppress(OSError):  # of a full disk under stderr: results go on
+        if bar is None:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            bar.console.out(text, highlight=False)
 
 
 def error(text: str) -> None:

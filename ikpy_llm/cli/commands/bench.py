@@ -270,7 +270,7 @@ def results_of(options: Options, tests: list[Test], failed: list[str]) -> Iterat
                 if session is None:
                     continue
                 if options.show_progress:
-                    print(f"ikpy-bench: benchmark {number}/{total}: {test.name}", file=sys.stderr, flush=True)
+                    console.say(f"ikpy-bench: benchmark {number}/{total}: {test.name}")
                 try:
                     result = measure(session, test, n_batch, n_ubatch, options, held)
                 except IkpyError as error:
