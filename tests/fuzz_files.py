@@ -10,6 +10,8 @@ import fuzz_models
 import fuzz_mutations as mutations
 import gguf_writer
 import guards
+import tiny_llama
+import tiny_moe
 from fuzz_case import FEW_OPTIONS, Case, Wrong, any_model, any_text, kind, run, text_too, twice
 
 from ikpy_llm.engine.gguf import open_gguf
@@ -46,6 +48,36 @@ def valid(c: Case) -> None:
                 raise Wrong(f"{form} {types}: other bytes on two threads and guard pages ({side})")
     except IkpyError as error:
         raise Wrong(f"{form} {types}: {error}") from None
+
+
+@kind
+def sizes(c: Case) -> None:
+    """Rows, columns, heads and experts of any number, which end within vectors, panels, tiles and blocks."""
+    rng, types = c.rng, c.rng.choice((("F32",), ("F16", "BF16"), ("Q8_0", "Q4_1"), ("F32", "Q5_0")))
+    unit = 32 if types[0] == "Q8_0" else 1
+    n_head_kv, n_vocab = rng.choice((1, 2, 3)), rng.randint(2, 100)
+    more = {
+        "n_embd": unit * rng.randint(1, 160 // unit),
+        "n_head": n_head_kv * rng.choice((1, 2, 7)),
+        "n_head_kv": n_head_kv,
+        "head_dim": rng.choice((8, 20)),
+        "n_layer": 1,
+    }
+    n_ff = unit * rng.randint(1, 160 // unit)
+    if c.often(0.3):
+        n_expert = rng.randint(1, 9)
+        meta = tiny_moe.meta(n_expert=n_expert, n_used=rng.randint(1, n_expert), n_ff_expert=n_ff, **more)
+        shapes = tiny_moe.shapes(meta)
+    else:
+        meta = tiny_llama.meta(n_ff=n_ff, architecture=rng.choice(("llama", "qwen2")), **more)
+        shapes = tiny_llama.shapes(meta, bias=c.often(0.5), tied=c.often(0.5))
+    for name in ("token_embd.weight", "output.weight"):
+        if name in shapes:
+            shapes[name] = (n_vocab, more["n_embd"])
+    meta = {key: value for key, value in meta.items() if not key.endswith(".vocab_size")}
+    path = c.write(gguf_writer.build(meta, fuzz_models.filled(shapes, types, c.seed)))
+    tokens = [token % n_vocab for token in c.tokens(rng.choice((2, 5, 40)))]
+    twice(c, path, tokens=tokens, repack=c.often(0.5), n_ubatch=rng.choice((1, 3, 512)))
 
 
 @kind

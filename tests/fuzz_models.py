@@ -80,6 +80,11 @@ FORMS["qwen3"] = _qwen3
 def model(form: str, types: tuple[str, ...] = ("F32",), seed: int = 0) -> tuple[dict, dict]:
     """(metadata, tensors); matrices take the `types` in turn, where their shape allows. Copy it before changing it."""
     m, shapes = FORMS[form]()
+    return m, filled(shapes, types, seed)
+
+
+def filled(shapes: dict, types: tuple[str, ...], seed: int) -> dict:
+    """Tensors of these shapes, random."""
     rng, tensors, n = np.random.default_rng(seed), tiny_llama.random(shapes, ("F32",), seed), 0
     for name, (_, shape, raw) in tensors.items():
         if len(shape) == 1 or "gate_inp" in name:
@@ -87,7 +92,7 @@ def model(form: str, types: tuple[str, ...] = ("F32",), seed: int = 0) -> tuple[
         kind, n = types[n % len(types)], n + 1
         if fits(kind, shape):
             tensors[name] = (kind, shape, raw if kind == "F32" else encoded(kind, shape, rng))
-    return m, tensors
+    return tensors
 
 
 def fits(kind: str, shape: tuple[int, ...]) -> bool:
