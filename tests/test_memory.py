@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ikpy_llm.engine import memory
+from ikpy_llm.errors import IkpyError
 from ikpy_llm.kernels import pages
 
 MEMINFO = "MemTotal:  32000000 kB\nMemAvailable:   2000 kB\n"
@@ -18,6 +19,12 @@ def test_aligned_zero_and_as_long_as_asked(n_bytes, huge):
     assert len(m.bytes) == n_bytes and not m.bytes.any()
     assert m.address % (pages.HUGE if huge and n_bytes >= pages.HUGE else pages.PAGE) == 0
     m.bytes[-1] = 7
+
+
+@pytest.mark.parametrize("n_bytes", [1 << 60, 1 << 63, 1 << 70])
+def test_more_than_there_can_be(n_bytes):
+    with pytest.raises(IkpyError, match="MB of memory are not to be had"):
+        pages.Memory(n_bytes)
 
 
 def test_filled_with_nan():

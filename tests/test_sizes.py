@@ -1,11 +1,14 @@
 """What would never end, or never fit, is refused before work, in one line that says what fits."""
 
+import tracemalloc
+
+import numpy as np
 import pytest
 import tiny_model
 from test_scarcity import one_line
 
 from ikpy_llm import Model
-from ikpy_llm.engine import synthetic
+from ikpy_llm.engine import rope, synthetic
 from ikpy_llm.errors import IkpyError
 
 
@@ -86,3 +89,18 @@ def test_numbers_of_the_api_that_cannot_be(model):
             m.generate("x", n_predict=2**64)
         text = "".join(m.generate("x", n_predict=2**63, ignore_eos=True, temp=0))
         assert text == "".join(m.generate("x", n_predict=-1, ignore_eos=True, temp=0))
+
+
+def test_tables_of_long_contexts_take_little_besides(monkeypatch):
+    """Computed in parts, with the same bits."""
+    angles = rope.Angles(64, 10000.0, 1.5, scale=1.1)
+    monkeypatch.setattr(rope, "POSITIONS", 1 << 30)
+    expected = rope.table(angles, 100_000)
+    monkeypatch.undo()
+    tracemalloc.start()
+    try:
+        found = rope.table(angles, 100_000)
+        assert tracemalloc.get_traced_memory()[1] < 1.6 * found.nbytes
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(found, expected)

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 
+POSITIONS = 1 << 14  # computed at once: in float64 all of a long context would take four times the table
+
+
 @dataclass(frozen=True)
 class Yarn:
     """How far each frequency is stretched: not at all above `fast` turns within n_ctx positions (of the training),
@@ -61,9 +64,11 @@ def table(angles: Angles, n_ctx: int, freqs: np.ndarray | None = None) -> np.nda
         part = angles.yarn.unstretched(angles.n_rot, angles.base)
         stretched = stretched * (1 - part) + frequency * part
         scale *= growth(angles.factor)
-    turn = np.arange(n_ctx, dtype=np.float64)[:, None] * stretched
     out = np.empty((n_ctx, len(i), 2), np.float32)
-    out[..., 0], out[..., 1] = np.cos(turn) * scale, np.sin(turn) * scale
+    for start in range(0, n_ctx, POSITIONS):
+        part = out[start : start + POSITIONS]
+        turn = np.arange(start, start + len(part), dtype=np.float64)[:, None] * stretched
+        part[..., 0], part[..., 1] = np.cos(turn) * scale, np.sin(turn) * scale
     return out
 
 

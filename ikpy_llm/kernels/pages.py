@@ -7,6 +7,8 @@ from contextlib import suppress
 
 import numpy as np
 
+from ikpy_llm.errors import IkpyError
+
 from . import system
 
 HUGE = 2 << 20  # bytes of a huge page on x86-64 and (4 KiB base pages) arm64
@@ -32,7 +34,11 @@ class Memory:
     def __init__(self, n_bytes: int, fill: bool = False, huge: bool = True):
         self.n_bytes = n_bytes
         align = HUGE if huge and n_bytes >= HUGE else PAGE
-        self._map = mmap.mmap(-1, max(n_bytes, 1) + align - PAGE, **_PRIVATE)
+        try:
+            self._map = mmap.mmap(-1, max(n_bytes, 1) + align - PAGE, **_PRIVATE)
+        except (OSError, OverflowError) as error:  # a limit of this process (ulimit -v), or of the machine
+            why = getattr(error, "strerror", None) or error
+            raise IkpyError(f"{n_bytes / 1e6:.1f} MB of memory are not to be had: {why}") from None
         start = np.frombuffer(self._map, np.uint8)
         offset = -start.ctypes.data % align
         self.bytes = start[offset : offset + n_bytes]
