@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-
 POSITIONS = 1 << 14  # computed at once: in float64 all of a long context would take four times the table
 
 
