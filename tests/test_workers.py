@@ -283,7 +283,9 @@ def test_workers_wait_as_long_as_they_should():
     assert 0.5 * workers_module.PATIENCE < best < 4 * workers_module.PATIENCE
 
 
-@pytest.mark.parametrize(("asked", "used", "said"), [(2, 2, ""), (4, 4, "share 2 cores"), (16, 4, "16 .* and 4 are used")])
+@pytest.mark.parametrize(
+    ("asked", "used", "said"), [(2, 2, ""), (4, 4, "share 2 cores"), (16, 4, "16 .* and 4 are used")]
+)
 def test_more_threads_than_cpus_are_not_used(monkeypatch, caplog, asked, used, said):
     """Two cores of two logical CPUs each."""
     monkeypatch.setattr(cores, "at_once", lambda: 4)
