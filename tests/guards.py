@@ -98,7 +98,8 @@ def _install() -> None:
     _replace(pages.Memory, "__init__", _memory)
     _replace(pages, "copied", lambda original, data: copy(original(data)))
     _replace(program.Program, "_word", _word)
-    _replace(weights.Weights, "panel", _panel)
+    panel = weights.Weights.panel
+    weights.Weights.panel = lambda self, name: _panel(panel, self, name)
     _replace(gguf._Part, "view", _view)
     _replace(weave, "move_table", lambda original, *args: copy(original(*args)))
     _replace(planner, "plan", _plan)
@@ -143,6 +144,9 @@ def _word(original, self, word, outside):
 
 
 def _panel(original, self, name):
+    """A model whose panels lie on guard pages keeps them there: programs may be made later, outside of `on`."""
+    if not vars(self).setdefault("_side", _side):
+        return original(self, name)
     held = vars(self).setdefault("_guarded", {})
     if name not in held:
         (matrix,) = (t for t in self.matrices if t.name == name)

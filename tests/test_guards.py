@@ -8,6 +8,7 @@ from pathlib import Path
 import guards
 import pytest
 import tiny_llama
+from sessions import session
 
 pytestmark = pytest.mark.skipif(not guards.HERE, reason="no mprotect")
 HERE = Path(__file__).parent
@@ -56,3 +57,15 @@ def test_one_byte_less_ends_the_process(folder, what, repack):
     path = str(tiny_llama.write(folder / "m.gguf", ("F32",)))
     code = ended(RUN.format(change=SHORTER[what], path=path, repack=repack))
     assert code == (0 if what == "nothing" or (what == "panels" and not repack) else -signal.SIGSEGV)
+
+
+def test_a_model_stays_on_its_pages(folder):
+    """Programs that are made when the block has ended use the panels that were packed in it, and the other way."""
+    path, tokens = tiny_llama.write(folder / "m.gguf", ("Q8_0",)), [1, 2, 3]
+    logits = []
+    for first, then in ("", ""), ("end", ""), ("", "end"), ("start", "end"):
+        with guards.on(first):
+            model = session(path, n_ctx=256)
+        with guards.on(then), model:
+            logits.append(model.eval(tokens, all_logits=True))
+    assert logits[0].any() and all((x == logits[0]).all() for x in logits)
