@@ -121,13 +121,16 @@ def run(
     seconds: float = 0,
     told: Callable[[Result, dict], None] | None = None,
 ) -> Result:
-    """Run (kind, seed) after (kind, seed) for at most so many seconds, 0 = all of them; told(result, answer) each."""
+    """Run (kind, seed) after (kind, seed) for at most so many seconds, 0 = all of them, or until Ctrl-C; told(result,
+    answer) after each.
+    """
     result, lock, source, end = Result(), threading.Lock(), iter(cases), time.monotonic() + seconds
+    stop = threading.Event()
 
     def serve() -> None:
         worker = Worker()
         try:
-            while not seconds or time.monotonic() < end:
+            while not stop.is_set() and (not seconds or time.monotonic() < end):
                 with lock:
                     case = next(source, None)
                 if case is None:
@@ -144,6 +147,11 @@ def run(
     threads = [threading.Thread(target=serve) for _ in range(jobs)]
     for t in threads:
         t.start()
-    for t in threads:
-        t.join()
+    try:
+        for t in threads:
+            t.join()
+    except KeyboardInterrupt:  # the cases that run end, no others begin
+        stop.set()
+        for t in threads:
+            t.join()
     return result
