@@ -160,7 +160,7 @@ class Matrix:
         self.row_bytes = self.raw.shape[1]
         self.parts = formats.decode(type_name, np.array(self.raw))
         panels = buffers(layout.weight_bytes(type_name, rows, k))
-        jit.call(Kernel("derive.pack", type=type_name), self.raw, self.row_bytes, rows, k, panels, nth=nth)
+        jit.call(Kernel("derive.pack", type=type_name), self.raw, self.row_bytes, rows, k, panels, 0, nth=nth)
         buffers.check()
         self.panels = buffers.source(panels)
         self.kept = buffers

@@ -151,17 +151,27 @@ def test_bad_tokens_are_errors(path, tokens):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("where", ["blk.1.attn_norm.weight", "token_embd.weight", "blk.0.ffn_down.weight"])
 def test_non_finite_values_fail_the_request(folder, where, value):
+    """Weights that are not finite are named, those of the embedding when a token has them; others that are only too
+    large for what is computed with them fail the request.
+    """
     m = tiny_llama.meta()
     tensors = tiny_llama.tensors(m)
     kind, shape, raw = tensors[where]
-    data = np.frombuffer(raw, np.float32).copy()
-    data[:] = value
-    tensors[where] = (kind, shape, data.tobytes())
-    with session(gguf_writer.write(folder / "nan.gguf", m, tensors)) as s:
-        for tokens in ([1], [1, 2, 3]):
-            with pytest.raises(IkpyError, match="non-finite value while computing positions 0 to"):
-                s.eval(tokens)
-            assert s.position == 0
+    for size in (value,) if where == "token_embd.weight" else (value, 3e38):  # its rows are only normed
+        data = np.full(np.frombuffer(raw, np.float32).shape, size, np.float32)
+        tensors[where] = (kind, shape, data.tobytes())
+        path = gguf_writer.write(folder / "nan.gguf", m, tensors)
+        named = f"nan.gguf: tensor '{where}' .F32. has the value"
+        if not np.isfinite(size) and where != "token_embd.weight":
+            with pytest.raises(ModelFileError, match=f"{named} {size} at "):
+                session(path)
+            continue
+        with session(path) as s:
+            for tokens in ([1], [1, 2, 3]):
+                message = "non-finite value while computing positions 0 to" if np.isfinite(size) else named
+                with pytest.raises(IkpyError, match=message):
+                    s.eval(tokens)
+                assert s.position == 0
 
 
 def test_context_defaults(folder, path):

@@ -27,7 +27,7 @@ class Derived:
         source: str = "",
         stored_type: str = "",
     ):
-        self.name, self.type_name, self.shape, self._make, self._source = name, type_name, shape, make, source
+        self.name, self.type_name, self.shape, self._make, self.source = name, type_name, shape, make, source
         self.type_id = table.by_name(stored_type or type_name).id
         self.n_bytes = table.tensor_bytes(type_name, shape)
         self._bytes: np.ndarray | None = None
@@ -37,7 +37,7 @@ class Derived:
     def data(self) -> np.ndarray:
         """uint8 (n_bytes,)"""
         if self._bytes is None:
-            log.debug("%s %s is computed from %s", self.name, self.type_name, self._source)
+            log.debug("%s %s is computed from %s", self.name, self.type_name, self.source)
             self._bytes = np.ascontiguousarray(self._make()).reshape(-1).view(np.uint8)
         return self._bytes
 

@@ -186,7 +186,7 @@ class Session:
         memory.check(self.file.path, self.packed, self._n_step, *sizes)
         self.kv = kv_cache.KVCache(self._layers, self.options.check)
         kernels = {k for plan, _ in self._pending.values() for r in plan.records for k in r.kernels}
-        packing = self.weights.kernels() if self.packed else []
+        packing = self.weights.kernels(self.packed)
         packing += requant.kernels(self.tensors[name] for name in self._requantized)
         try:
             jit.load([*WORKER_KERNELS, *faults.KERNELS, *packing, *sorted(kernels, key=str)], progress)
@@ -196,8 +196,7 @@ class Session:
         self._angles = self._tables(graph)
         self._pools = {n: Workers(n, self.options.pin) for n in {self.n_threads, self.n_threads_batch}}
         try:
-            if self.packed:
-                self.weights.pack(self._pools[max(self._pools)], progress)
+            self.weights.read(self.packed, self._pools[max(self._pools)], progress)
             self.file.check_unchanged()
         except BaseException:
             self.close()
@@ -349,6 +348,7 @@ class Session:
                 told(done / count)
         seconds = time.perf_counter() - start
         if any(words[BAD::BLOCK]):
+            self.weights.check_rows(tokens)
             raise IkpyError(
                 f"{self.file.path}: non-finite value while computing positions {self.position} to {end - 1}; the file "
                 "may be damaged"

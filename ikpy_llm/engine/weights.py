@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from ikpy_llm.engine import memory, requant
+from ikpy_llm.engine import finite, memory, requant
 from ikpy_llm.engine.gguf import GGUFFile, Tensor
 from ikpy_llm.engine.workers import Workers
 from ikpy_llm.errors import ModelFileError
@@ -52,9 +52,12 @@ class Weights:
         """Bytes of the matrices as the kernels read them."""
         return self.packed_bytes if self.is_packed else sum(t.n_bytes for t in self.matrices)
 
-    def kernels(self) -> list[Kernel]:
-        """What `pack` needs compiled."""
-        return [Kernel("derive.pack", type=name) for name in dict.fromkeys(t.type_name for t in self.matrices)]
+    def kernels(self, packed: bool) -> list[Kernel]:
+        """What `pack` or `check` needs compiled."""
+        return self._kernels("derive.pack" if packed else "derive.finite")
+
+    def _kernels(self, path: str) -> list[Kernel]:
+        return [Kernel(path, type=name) for name in dict.fromkeys(t.type_name for t in self.matrices)]
 
     def memory(self, packed: bool) -> int:
         """Bytes of private memory that the matrices take: panels, or what rows are made of others; at most, with what
@@ -68,27 +71,56 @@ class Weights:
         free = memory.available()
         return free is None or self.packed_bytes + besides + RESERVE <= free
 
+    def read(self, packed: bool, workers: Workers, progress: Callable[[int, int, str], None] | None = None) -> None:
+        """Look at all tensors, and weave the matrices if `packed`. ModelFileError for a number that is not finite."""
+        self.check_vectors()
+        if packed:
+            self.pack(workers, progress)
+        else:
+            self.check(workers)
+
     def pack(self, workers: Workers, progress: Callable[[int, int, str], None] | None = None) -> None:
         """Weave all matrices into panels, in parallel; pages of the file are given back as they are done with.
 
         progress(bytes done, bytes of all, tensor name).
         """
-        start, kernels = time.perf_counter(), jit.load(self.kernels())
+        start, kernels = time.perf_counter(), jit.load(self.kernels(True))
         self._memory = pages.Memory(self.packed_bytes)
-        done, total, batch = 0, sum(t.n_bytes for t in self.matrices), []
-        for i, t in enumerate(self.matrices):
-            batch.append(t)
-            if sum(b.n_bytes for b in batch) < BATCH and i + 1 < len(self.matrices):
-                continue
-            self._pack(workers, kernels, batch)
-            self.file.check_unchanged()
+        done, total = 0, sum(t.n_bytes for t in self.matrices)
+        for batch in self._batches():
+            self._run(workers, kernels, batch, "derive.pack")
+            for t in batch:
+                t.release()  # rows of an embedding that is looked up come back when they are used
             done += sum(b.n_bytes for b in batch)
-            batch = []
             if progress:
-                progress(done, total, t.name)
+                progress(done, total, batch[-1].name)
         for line in self.report():
             log.info(line)
         log.debug("repacked %.1f MB in %.2f s", total / 1e6, time.perf_counter() - start)
+
+    def check(self, workers: Workers) -> None:
+        """ModelFileError for matrices that are not woven and have a number that is not finite, which `pack` finds on
+        its way. All are read for that, as the first token reads them; where memory cannot hold them they would be read
+        twice, and are not checked.
+        """
+        free = memory.available()
+        if free is not None and sum(t.n_bytes for t in self.matrices) > free:
+            log.info("weights are larger than the free memory: not checked for numbers that are not finite")
+            return
+        kernels = jit.load(self.kernels(False))
+        for batch in self._batches():
+            self._run(workers, kernels, batch, "derive.finite")
+
+    def _batches(self) -> Iterator[list[Tensor]]:
+        """The matrices in groups of some BATCH bytes: between them Python obeys Ctrl-C."""
+        batch = []
+        for t in self.matrices:
+            batch.append(t)
+            if sum(b.n_bytes for b in batch) >= BATCH:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
 
     def report(self) -> list[str]:
         """What `pack` does, in a line for each type of the file."""
@@ -101,29 +133,39 @@ class Weights:
             lines.append(f"repacked {len(tensors)} tensor{many} of {name} into panels of {layout.width()} rows{more}")
         return lines
 
-    def _pack(self, workers: Workers, kernels: dict[Kernel, int], batch: list[Tensor]) -> None:
+    def _run(self, workers: Workers, kernels: dict[Kernel, int], batch: list[Tensor], path: str) -> None:
+        """One kernel, derive.pack or derive.finite, on these tensors. ModelFileError as `check`."""
         parts = [(t, i) for t in batch for i in range(matrices_shape(t)[0])]
         held = {t.name: t.data for t in batch}  # making one tensor's bytes may release those of another
-        words = np.zeros((len(parts), runner.RECORD), np.int64)
-        for row, (t, i) in zip(words, parts, strict=True):
+        words, bad = np.zeros((len(parts), runner.RECORD), np.int64), np.zeros(len(parts), np.int64)
+        for n, (row, (t, i)) in enumerate(zip(words, parts, strict=True)):
             _, rows, k = matrices_shape(t)
             row_bytes, n_bytes = layout.file_bytes(t.type_name, k), layout.weight_bytes(t.type_name, rows, k)
-            args = (
-                held[t.name].ctypes.data + i * rows * row_bytes,
-                row_bytes,
-                rows,
-                k,
-                self.panel(t.name) + i * n_bytes,
-            )
-            row[runner.KERNEL] = kernels[Kernel("derive.pack", type=t.type_name)]
+            to = [self.panel(t.name) + i * n_bytes] if path == "derive.pack" else []
+            args = held[t.name].ctypes.data + i * rows * row_bytes, row_bytes, rows, k, *to, bad.ctypes.data + 8 * n
+            row[runner.KERNEL] = kernels[Kernel(path, type=t.type_name)]
             row[runner.ARGS : runner.ARGS + len(args)] = args
         workers.run(words.ctypes.data, len(parts))
-        for t in batch:
-            t.release()  # rows of an embedding that is looked up come back when they are used
+        self.file.check_unchanged()
+        if bad.any():
+            t, i = parts[int(np.flatnonzero(bad)[0])]
+            raise finite.error(self.file.path, t, held[t.name], i)
 
     def panel(self, name: str) -> int:
         """Address of a matrix's panels."""
         return self._memory.address + self.offsets[name]
+
+    def check_vectors(self) -> None:
+        """ModelFileError for a vector with a number that is not finite."""
+        for name in (n for n, use in self._claimed.items() if use == "vector"):
+            t = self._tensors[name]
+            if not np.isfinite(t.data.view(np.float32)).all():
+                raise finite.error(self.file.path, t, t.data, 0)
+
+    def check_rows(self, ids: np.ndarray) -> None:
+        """ModelFileError for rows of the embedding, which is not read as a whole, that are not finite."""
+        for name in (n for n, use in self._claimed.items() if use == "rows"):
+            finite.check_rows(self.file.path, self._tensors[name], ids)
 
     def kept(self, name: str) -> np.ndarray:
         """The bytes of a tensor that programs read as it is. Vectors are copied: they are small, and what a step reads

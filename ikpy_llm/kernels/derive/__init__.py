@@ -2,7 +2,8 @@
 for everybody; the rest is compiled by jit.
 
 How a product y = W x runs (words of each kernel: docstring of its factory):
-    pack(type)           once: file rows -> panels of layout.weight_bytes(type, rows, k) bytes
+    pack(type)           once: file rows -> panels of layout.weight_bytes(type, rows, k) bytes; tells of numbers that
+                         are not finite. finite(type) only does that, for rows that are not woven
     quantize(source, t)  x f32 [n][k] -> acts of L.n_bytes(n, k) bytes, where L = ActsLayout(t, flavours, is_float).
                          flavours = layout.flavour() of all types that read these acts; float types need acts of their
                          own. Flavour words are first * 256 + second for each of L.stored, then 0

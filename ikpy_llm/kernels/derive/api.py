@@ -119,7 +119,7 @@ def matmul(data, type_name: str, shape: tuple[int, int], x) -> np.ndarray:
     if n == 0:
         return y
     panels = Memory(layout.weight_bytes(name, rows, k)).bytes
-    jit.call(jit.Kernel("derive.pack", type=name), raw, layout.file_bytes(name, k), rows, k, panels)
+    jit.call(jit.Kernel("derive.pack", type=name), raw, layout.file_bytes(name, k), rows, k, panels, 0)
     few = n <= 8
     acts, buffer = bench.acts(x, n if few else layout.gemm_tile(), [name])
     flavour = layout.flavour(name)

@@ -7,14 +7,15 @@ import numpy as np
 from ..quants import get
 from ..simd import ops
 from ..simd.ops import LANES, stack
+from .finite import finite_row
 from .layout import NIBBLES, PanelLayout
 from .panels import holds_levels, rows_to_tile, tile_to_codes
 from .rows import row_functions
 
 
 def pack(type: str):
-    """words: src (file rows), row_stride bytes, rows, k, dst (panels). Splits the panels between threads; rows
-    past the end become zero rows."""
+    """words: src (file rows), row_stride bytes, rows, k, dst (panels), bad: 0 or an int64 that becomes the number of a
+    row that is not finite, counted from 1. Splits the panels between threads; rows past the end become zero rows."""
     q = get(type)
     return _pack_plain(q) if q.is_float else _pack_quant(q)
 
@@ -31,8 +32,9 @@ def _pack_quant(q):
     store_min = _min_store(q, layout, rows)
     store_fixed = _fixed_store(q, rows)
     store_shift = _shift_store(q, rows, (layout.fixed_bytes - 2 * LANES) if q.shift_words else 0)
+    check = _check(q)
 
-    def pack(src, row_stride, n_rows, k, dst, ith, nth):
+    def pack(src, row_stride, n_rows, k, dst, bad, ith, nth):
         tile = buffer()
         n_blocks = k // 32
         panel_bytes = header + n_blocks * panel_block + (n_blocks + 7) // 8 * fixed
@@ -66,8 +68,23 @@ def _pack_quant(q):
                         p + n * panel_block, r, first + b0 // per_block * block_bytes + r * row_stride, r < valid
                     )
                 p += n * panel_block + fixed
+            check(src, row_stride, panel * lanes, valid, k, bad)
 
     return pack
+
+
+def _check(q):
+    """Function (rows, stride, first row, number of rows, k, bad): tells of those just read, which are in the cache."""
+    is_finite = finite_row(q)
+
+    @ops.inline
+    def check(src, row_stride, first, n, k, bad):
+        if bad != 0:
+            for r in range(first, first + n):
+                if not is_finite(src + r * row_stride, k):
+                    ops.store_i64(bad, r + 1)
+
+    return check
 
 
 def _scale_store(q, layout, rows):
@@ -179,7 +196,9 @@ def _pack_plain(q):
     lanes, size = LANES, q.n_bytes
     get_word, put_word = (ops.load_i32, ops.store_i32) if size == 4 else (ops.load_i16, ops.store_i16)
 
-    def pack(src, row_stride, n_rows, k, dst, ith, nth):
+    check = _check(q)
+
+    def pack(src, row_stride, n_rows, k, dst, bad, ith, nth):
         n_panels = (n_rows + lanes - 1) // lanes
         for panel in range(ith, n_panels, nth):
             p = dst + panel * lanes * k * size
@@ -188,5 +207,6 @@ def _pack_plain(q):
                 row = src + (panel * lanes + r) * row_stride
                 for c in range(k):
                     put_word(p + (c * lanes + r) * size, get_word(row + c * size) if r < valid else 0)
+            check(src, row_stride, panel * lanes, valid, k, bad)
 
     return pack
