@@ -138,15 +138,11 @@ def quantization_error(w: Weights, x: np.ndarray, acts: Acts) -> np.ndarray:
     return column @ np.abs(w.exact).T
 
 
-def float_product(w: Weights, x: np.ndarray, lanes: int, by_rows: bool) -> tuple[np.ndarray, np.ndarray]:
+def float_product(w: Weights, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The same for F32, F16, BF16 weights, which multiply x as it is.
 
-    Panels: even and odd columns of a slice are summed apart (128 roundings each), then added to each other and to the
-    total. Rows (gemv_rows): 2 * lanes partial sums over the whole row, added by halves; up to 2 * lanes - 1 columns of
-    each slice are multiplied and added alone.
+    Even and odd columns of a slice are summed apart (128 roundings each), then added to each other and to the total.
     """
     k = x.shape[1]
     slices, size = -(-k // SLICE), np.abs(_f(x)) @ np.abs(w.code).T
-    panel = min(k, SLICE) / 2 + 1 + slices
-    rows = k / (2 * lanes) + np.log2(2 * lanes) + 1 + 1 + 2 * lanes * slices
-    return _f(x) @ w.code.T, 1.01 * U * (rows if by_rows else panel) * size
+    return _f(x) @ w.code.T, 1.01 * U * (min(k, SLICE) / 2 + 1 + slices) * size

@@ -83,6 +83,11 @@ def test_logits_are_those_of_the_model(folder, case):
     for mla in (1, 2):
         with session(path, mla=mla, n_ctx=256, threads=3, n_ubatch=33) as s:
             np.testing.assert_array_equal(s.eval(TOKENS, all_logits=True), results[mla])
+    for n_ubatch in 1, 3:  # -mla 3: prompts are prompts however few tokens a step has
+        with session(path, mla=3, n_ctx=256, n_ubatch=n_ubatch) as s:
+            np.testing.assert_array_equal(s.eval(TOKENS[:20], all_logits=True), results[3][:20])
+            s.rewind(0)
+            np.testing.assert_array_equal(s.eval(TOKENS[:20])[0], results[3][19])
 
 
 def test_groups_of_heads_and_rows_of_the_file(folder):

@@ -58,6 +58,8 @@ def test_prompts_are_those_of_the_requantized_matrices(tmp_path, repack, tied, c
     size = sum(n * k for n, k in shapes)
     line = f"prompts use 15 matrices requantized to Q8_0: {size * 34 / 32 / 1e6:.1f} MB more memory"
     assert [r.message for r in caplog.records].count(line) == 1
+    # steps of a prompt may have one token
+    assert (logits(small, pp_requant=True, repack=repack, n_ubatch=1)[0] == prompt).all()
 
 
 def test_rounding():

@@ -1,5 +1,7 @@
 """Tokens in, logits out: against the NumPy model, for all types, threads and ways to cut a sequence into steps."""
 
+import itertools
+
 import gguf_writer
 import numpy as np
 import pytest
@@ -146,6 +148,26 @@ def test_a_full_context_is_an_error_and_changes_nothing(path):
 def test_bad_tokens_are_errors(path, tokens):
     with session(path) as s, pytest.raises(IkpyError, match="token"):
         s.eval(tokens)
+
+
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16"])
+def test_float_rows_of_the_file_give_the_bits_of_panels(folder, name):
+    """Woven or not, in steps of every size, by any number of threads; widths that fill no vector."""
+    path, tokens = (
+        tiny_llama.write(folder / f"{name}.gguf", types=(name,), n_embd=44, head_dim=12, n_ff=37),
+        TOKENS[:40],
+    )
+    with session(path, threads=1) as s:
+        wanted = s.eval(tokens, all_logits=True)
+    for threads, repack in itertools.product((1, 2, 3), (False, True)):
+        with session(path, threads=threads, repack=repack) as s:
+            for n in range(1, 41):
+                s.rewind()
+                y = np.concatenate([s.eval(tokens[i : i + n], all_logits=True) for i in range(0, 40, n)])
+                assert y.tobytes() == wanted.tobytes(), (threads, repack, n)
+            s.rewind()
+            y = np.concatenate([s.eval([token]) for token in tokens])  # generation's own program
+            assert y.tobytes() == wanted.tobytes(), (threads, repack)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -70,14 +70,14 @@ class Graph:
         tensors: dict[str, object],
         last_rows: bool = False,
         hidden: bool = False,
-        one_row: bool = False,
+        token: bool = False,
         options: Options | None = None,
         n_ctx: int = 512,
     ):
         self.file, self.tensors = file, tensors
         self.last_rows = last_rows  # the head sees only the last rows of the step
         self.hidden = hidden  # the result is what the output matrix would be multiplied with
-        self.one_row = one_row  # steps are single tokens
+        self.token = token  # generation, a token at a time, and not prompts, of whatever steps
         self.options, self.n_ctx = options or Options(), n_ctx
         self.ops: list[Op] = []
         # tensor name -> use: "matrix", "rows" (look-up), "vector", "table", "source" (others are made of it), "unused"

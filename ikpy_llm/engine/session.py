@@ -157,8 +157,8 @@ class Session:
         log.info("prompts use %d matrices requantized to Q8_0: %.1f MB more memory", len(made), n_bytes / 1e6)
         return {a.name: b.name for a, b in zip(small, made, strict=True)}
 
-    def _trace(self, last_rows: bool, hidden: bool = False, one_row: bool = False) -> tuple[Graph, Value]:
-        graph = Graph(str(self.file.path), self.tensors, last_rows, hidden, one_row, self.options, self.n_ctx)
+    def _trace(self, last_rows: bool, hidden: bool = False, token: bool = False) -> tuple[Graph, Value]:
+        graph = Graph(str(self.file.path), self.tensors, last_rows, hidden, token, self.options, self.n_ctx)
         return graph, self._build(graph, self.params)
 
     def _tables(self, graph: Graph) -> dict[rope.Angles, np.ndarray]:
@@ -209,13 +209,13 @@ class Session:
     def _prepare(self, name: str) -> None:
         """Lower a program class to records; which kernels it needs is known then."""
         shape = self._shapes[name]
-        graph, logits = self._trace(shape.last_row_only, shape.hidden, shape.n_rows == 1)
+        graph, logits = self._trace(shape.last_row_only, shape.hidden, name == "gen")
         n_step = self.n_ctx if self.options.swa_full else self._n_step
         sizes = shape.n_rows, shape.n_outputs, self.threads_of(name), self.n_ctx
         low = ops.Lowering(*sizes, self.packed, self.tensors, n_step, self.options.expert_limits())
         low.kv, low.flash_attn = self._kv_types, self.options.flash_attn
         steps = fusion.apply(graph, self.options.without())
-        if shape.n_rows > 1:
+        if name != "gen":
             steps = requant.renamed(steps, self._requantized)
         records = [*ops.lower(steps, low), ops.deliver(logits)]
         overlap = not self.options.without() & {"overlap", "all"}

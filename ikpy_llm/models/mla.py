@@ -44,7 +44,7 @@ def attention(g: Graph, p: Params, x: Value, turns: Angles, scale: float) -> Val
         y = g.attend(g.rope_part(q, q, p.n_head, STYLE, turns), p.n_head, p.n_head, v_dim, scale)
     else:
         g.latent_store(c, pe, "attn_kv_a_norm", p.n_head, p.eps, STYLE, turns)
-        way = absorb if mode == 1 or (mode == 3 and g.one_row) else expand
+        way = absorb if mode == 1 or (mode == 3 and g.token) else expand
         y = way(g, p, q, turns, scale)
     return g.linear(y, "attn_output", p.n_embd)
 

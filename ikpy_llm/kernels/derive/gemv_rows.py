@@ -27,7 +27,7 @@ from ..simd.ops import (
     reduce_add,
     zeros,
 )
-from .gemv import column_reader
+from .gemv_float_rows import gemv_float_rows
 from .layout import MAGIC_BITS, MIN_UNIT, SLICE, ActsLayout, chunk, flavour, scaled_as_integers, word_columns
 from .rows import row_functions, scale_integer
 
@@ -36,7 +36,9 @@ def gemv_rows(type: str):
     """words: w (file rows), row_stride bytes, acts (t = 1), stride, start, y f32 [rows], rows, k, bias or 0, residual
     or 0, claim (a counter that is 0) or 0. Threads share the rows as gemv's do panels."""
     q = get(type)
-    dot = _float_row(q) if q.is_float else _quant_row(q)
+    if q.is_float:
+        return gemv_float_rows(q)
+    dot = _quant_row(q)
 
     def gemv_rows(w, row_stride, acts, stride, start, y, rows, k, bias_at, residual_at, claim, ith, nth):
         first, end, dealt = own_run(rows, row_stride, claim, ith, nth)
@@ -176,31 +178,3 @@ def _columns_reader():
         return spare
 
     return at
-
-
-def _float_row(q):
-    """Lanes hold every LANES-th column here, so float types may differ from gemv.py in the last bits."""
-    read, lanes, size = column_reader(q), ops.LANES, q.n_bytes
-    from .dequant import row_decoder
-
-    one, temp = row_decoder(q), ops.stack(4)
-
-    @inline
-    def dot(row, k, rec, stride, start):
-        even, odd, tail = zeros(ops.F32), zeros(ops.F32), np.float32(0)
-        buf = temp()
-        for k0 in range(0, k, SLICE):
-            width = min(SLICE, k - k0)
-            whole = width // (2 * lanes) * (2 * lanes)
-            for i in range(0, whole, 2 * lanes):
-                p = row + (k0 + i) * size
-                prefetch(p + 1024)
-                even = fma(read(p), load(ops.F32, rec + 4 * i), even)
-                odd = fma(read(p + lanes * size), load(ops.F32, rec + 4 * (i + lanes)), odd)
-            for i in range(whole, width):
-                one(row + (k0 + i) * size, buf, 1, np.float32(1))
-                tail += load_f32(buf) * load_f32(rec + 4 * i)
-            rec += stride
-        return reduce_add(even + odd) + tail
-
-    return dot
