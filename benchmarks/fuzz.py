@@ -101,7 +101,7 @@ def main() -> int:
     print(f"{result.n} cases in {time.monotonic() - start:.0f} s; slowest: {result.slowest}")
     print(f"findings: {', '.join(found) or 'none'}")
     figures = {
-        "minutes": a.minutes,
+        "minutes": round((time.monotonic() - start) / 60, 1),
         "jobs": a.jobs,
         "seed": a.seed,
         "cases": result.n,
