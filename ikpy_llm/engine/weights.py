@@ -159,7 +159,7 @@ class Weights:
         """ModelFileError for a vector with a number that is not finite."""
         for name in (n for n, use in self._claimed.items() if use == "vector"):
             t = self._tensors[name]
-            if not np.isfinite(t.data.view(np.float32)).all():
+            if not np.isfinite(np.frombuffer(t.data, np.float32, t.data.size // 4)).all():
                 raise finite.error(self.file.path, t, t.data, 0)
 
     def check_rows(self, ids: np.ndarray) -> None:
