@@ -252,11 +252,11 @@ elif where == "mapped":
         return file
     api.open_gguf = strike
 else:
-    real = weights.Weights._pack
+    real = weights.Weights._run
     def strike(*words):
         os.truncate(path, 120)
         real(*words)
-    weights.Weights._pack = strike
+    weights.Weights._run = strike
 sys.exit(cli.main(["run", "-m", path, "-p", "the end", "-n", "2", "-rtr"], "ikpy"))
 """
 
