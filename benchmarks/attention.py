@@ -16,9 +16,11 @@ import statistics
 import numpy as np
 import report
 
-from ikpy_llm.kernels import attention_layout, cores, jit
+from ikpy_llm.kernels.attention import layout
+from ikpy_llm.kernels.compiler import jit
 from ikpy_llm.kernels.derive import bench, roof
-from ikpy_llm.kernels.pages import Memory
+from ikpy_llm.kernels.run import cores
+from ikpy_llm.kernels.run.memory import Memory
 
 SHAPES = {
     "smollm2": (9, 3, 64),
@@ -69,10 +71,10 @@ def measure(k: str, v: str, shape: str, depth: int, prompt: int, threads: int, s
     """One line of the table: medians of the time of a layer, and of its shares of the roofs right before and after."""
     (n_head, n_head_kv, dim), n = SHAPES[shape], prompt or 1
     n_cells = -(-(depth + n) // 256) * 256
-    sizes = [attention_layout.cache_bytes(name, n_head_kv, n_cells, dim) for name in (k, v)]
+    sizes = [layout.cache_bytes(name, n_head_kv, n_cells, dim) for name in (k, v)]
     n_layers = 1 if prompt else -(-STREAMED // sum(sizes))
-    few = attention_layout.narrow_tile(n_head // n_head_kv)  # as the engine asks
-    spec = jit.Kernel("attention.attend", **few, **given(k_dim=dim, v_dim=dim, k_type=k, v_type=v))
+    few = layout.narrow_tile(n_head // n_head_kv)  # as the engine asks
+    spec = jit.Kernel("attention.flash.attend", **few, **given(k_dim=dim, v_dim=dim, k_type=k, v_type=v))
     fn = jit.function(jit.load([spec])[spec])
     state, rng = np.array([n, depth, n, 0], np.int64), np.random.default_rng(0)
     q, layers, held = rng.standard_normal((n, n_head, dim)).astype(np.float32), [], []
@@ -80,8 +82,8 @@ def measure(k: str, v: str, shape: str, depth: int, prompt: int, threads: int, s
         caches = [Memory(size).bytes for size in sizes]
         for c in caches:
             c[:] = 17
-        y, counters = np.zeros_like(q), np.zeros(attention_layout.n_counters(n_head), np.int64)
-        scratch = np.zeros(attention_layout.scratch_bytes(n, n_head, n_cells, dim), np.uint8)
+        y, counters = np.zeros_like(q), np.zeros(layout.n_counters(n_head), np.int64)
+        scratch = np.zeros(layout.scratch_bytes(n, n_head, n_cells, dim), np.uint8)
         words = q, *caches, y, n_head, n_head_kv, 0, n_head, n_cells, 0, dim**-0.5, 0.0, scratch, counters, state
         held.append(words)
         layers.append(jit.pack_words(words))

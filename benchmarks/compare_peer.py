@@ -15,7 +15,7 @@ from pathlib import Path
 
 import report
 
-from ikpy_llm.kernels import cores
+from ikpy_llm.kernels.run import cores
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--name", default="peer", help="results/NAME.json")
     args = parser.parse_args()
     if args.model is None:
-        from ikpy_llm.engine.demo_model import demo_model_path
+        from ikpy_llm.engine.file.demo_model import demo_model_path
 
         args.model = str(demo_model_path())
     samples: dict[str, dict[str, list[float]]] = {"ikpy": {}, "peer": {}}

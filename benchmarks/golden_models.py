@@ -17,10 +17,10 @@ import numpy as np
 import report
 
 from ikpy_llm import Model, models
-from ikpy_llm.engine.gguf import open_gguf
+from ikpy_llm.engine.file.gguf import open_gguf
+from ikpy_llm.engine.measure.perplexity import perplexity
 from ikpy_llm.engine.options import Options
-from ikpy_llm.engine.perplexity import perplexity
-from ikpy_llm.engine.session import Session
+from ikpy_llm.engine.step.session import Session
 
 N_CTX, ACCEPTED = 256, 1e-3  # tokens of a chunk; relative difference of perplexities
 GROUPS = "deepseek2.expert_group_count", "deepseek2.expert_group_used_count"

@@ -17,7 +17,7 @@ import numpy as np
 import report
 
 import ikpy_llm
-from ikpy_llm.engine.perplexity import perplexity
+from ikpy_llm.engine.measure.perplexity import perplexity
 
 TINY = ("llama", "qwen2", "gemma3")
 REAL = ("smollm2", "gemma3_270m", "qwen25_coder_05b", "qwen25_coder_15b")

@@ -11,9 +11,10 @@ import statistics
 
 import report
 
-from ikpy_llm.kernels import cores, quants
+from ikpy_llm.kernels import quants
 from ikpy_llm.kernels.derive import bench, layout, roof
 from ikpy_llm.kernels.quants import table
+from ikpy_llm.kernels.run import cores
 
 # Kernel -> widths n (columns of activations). GEMV is bound by bytes, GEMM by the int8 rate.
 WIDTHS = {"gemv": (1, 4), "gemm": (32, 512)}

@@ -18,7 +18,7 @@ from pathlib import Path
 import report
 
 import ikpy_llm
-from ikpy_llm.engine.perplexity import perplexity
+from ikpy_llm.engine.measure.perplexity import perplexity
 
 MODELS = ("smollm2", "qwen25_coder_05b")
 

@@ -20,7 +20,7 @@ import time
 
 import report
 
-from ikpy_llm.kernels import cores
+from ikpy_llm.kernels.run import cores
 
 PROMPT = 128  # tokens
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)  # measure here, with that many threads
     args = parser.parse_args()
     if args.model is None:
-        from ikpy_llm.engine.demo_model import demo_model_path
+        from ikpy_llm.engine.file.demo_model import demo_model_path
 
         args.model = str(demo_model_path())
     if args.one is not None:
@@ -88,9 +88,9 @@ def beside(args, threads: int, loops: int) -> dict[str, float]:
 def speeds(model: str, threads: int, seconds: float) -> dict[str, float]:
     """Tokens per second of generation and of prompts."""
     from ikpy_llm import models
-    from ikpy_llm.engine.gguf import open_gguf
+    from ikpy_llm.engine.file.gguf import open_gguf
     from ikpy_llm.engine.options import Options
-    from ikpy_llm.engine.session import Session
+    from ikpy_llm.engine.step.session import Session
 
     file = open_gguf(model)
     with Session(file, models.builder(file.meta, model), Options(n_ctx=512, threads=threads)) as session:

@@ -19,7 +19,7 @@ def machine() -> dict[str, object]:
     """CPU, cores this process may use, memory in GiB and system, as far as the system tells."""
     import psutil
 
-    from ikpy_llm.cli.bench_machine import cpu_name
+    from ikpy_llm.cli.bench.machine import cpu_name
 
     return {
         "cpu": cpu_name(),

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import report
 
-from ikpy_llm.kernels import cores
+from ikpy_llm.kernels.run import cores
 
 PROMPT = "The capital of France is"
 # Where Python may not store what it compiled, every start compiles all sources again: 0.1 s that no user has.
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--name", default="startup", help="results/NAME.json")
     args = parser.parse_args()
     if args.model is None:
-        from ikpy_llm.engine.demo_model import demo_model_path
+        from ikpy_llm.engine.file.demo_model import demo_model_path
 
         args.model = str(demo_model_path())
     figures: dict[str, object] = {"model": Path(args.model).name, "threads": args.threads}

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from ikpy_llm import files
-from ikpy_llm.cli import bench_plot
+from ikpy_llm.cli.bench import plot
 
 RESULTS = Path(__file__).parent / "results"
 # Types of the short table: those that files on the hub have most often, and one of each family.
@@ -33,7 +33,7 @@ def main() -> None:
             print(f"{file.name}\n\n{text}\n")
     if write:
         for path in sorted(RESULTS.glob("synthetic_*.json")):
-            bench_plot.types(load(path), str(SPEED.parent / path.name.replace("synthetic", "speed"))[:-4] + "png")
+            plot.types(load(path), str(SPEED.parent / path.name.replace("synthetic", "speed"))[:-4] + "png")
 
 
 def put(file: Path, text: str) -> None:

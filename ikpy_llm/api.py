@@ -13,19 +13,20 @@ import numpy as np
 
 from ikpy_llm import models
 from ikpy_llm.arguments import as_json, checks_methods, file_path, plain, refuse, token_ids, whole
-from ikpy_llm.engine import overrides, special_ids
-from ikpy_llm.engine.chat import begun, checked, checked_tools, checked_variables
-from ikpy_llm.engine.conversation import Cache, Conversation, End, checked_n_predict, stream
-from ikpy_llm.engine.gguf import open_gguf
+from ikpy_llm.engine.file import overrides
+from ikpy_llm.engine.file.gguf import open_gguf
 from ikpy_llm.engine.options import Options
-from ikpy_llm.engine.sampling_options import SamplerOptions, file_defaults
-from ikpy_llm.engine.session import Session
-from ikpy_llm.engine.stops import checked_ends, checked_stops, ends_of
-from ikpy_llm.engine.timing import Timings as Timings
+from ikpy_llm.engine.step.conversation import Cache, Conversation, End, checked_n_predict, stream
+from ikpy_llm.engine.step.session import Session
+from ikpy_llm.engine.step.timing import Timings as Timings
 from ikpy_llm.errors import IkpyError, shown
+from ikpy_llm.sampling.options import SamplerOptions, file_defaults
+from ikpy_llm.text.chat.chat import begun, checked, checked_tools, checked_variables
+from ikpy_llm.text.stops import checked_ends, checked_stops, ends_of
+from ikpy_llm.text.vocab import special_ids
 
 if TYPE_CHECKING:
-    from ikpy_llm.engine.sampling_arguments import SamplerArguments
+    from ikpy_llm.sampling.arguments import SamplerArguments
 
 log = logging.getLogger("ikpy.api")
 Progress = Callable[[int, int, str], None]
@@ -108,12 +109,12 @@ class Model:
         """
         start = time.perf_counter()
         if path is None:
-            from ikpy_llm.engine.demo_model import demo_model_path
+            from ikpy_llm.engine.file.demo_model import demo_model_path
 
             path = demo_model_path(progress)
         path = file_path("path", path)
         if isinstance(path, str) and not os.path.exists(path):
-            from ikpy_llm.engine import hub
+            from ikpy_llm.engine.file import hub
 
             path = hub.found(path)
         options = Options(
@@ -129,7 +130,7 @@ class Model:
 
     @property
     def session(self) -> Session:
-        """The engine (engine.session.Session): `eval(tokens)`, `rewind(position)`, `position`.
+        """The engine (engine.step.session.Session): `eval(tokens)`, `rewind(position)`, `position`.
 
         Who asks for it may leave anything in the KV cache, so the next text is evaluated from its beginning.
         """
@@ -142,7 +143,7 @@ class Model:
 
         ModelFileError where the keys tokenizer.ggml.* contradict each other.
         """
-        from ikpy_llm.engine.vocab import load_vocab
+        from ikpy_llm.text.vocab.vocab import load_vocab
 
         return load_vocab(self.meta, self.path)
 
@@ -201,7 +202,7 @@ class Model:
         normalize: scaled to Euclidean length 1, so that a dot product is the cosine.
         IkpyError for a pooling of another name, no tokens, and as in `logits`.
         """
-        from ikpy_llm.engine import embedding
+        from ikpy_llm.engine.measure import embedding
 
         kind = embedding.pooling_of(self.meta, self.path) if pooling is None else embedding.checked(pooling)
         tokens = self._ids("text", text, parse_special=False)
@@ -211,14 +212,14 @@ class Model:
         return embedding.pooled(rows, kind, normalize)
 
     def perplexity(self, text: str, n_ctx: int = 512, *, n_chunks: int = -1, progress: Progress | None = None):
-        """How well the model predicts a text: an engine.perplexity.Perplexity (`value`, `error`, `n_scored`, ...).
+        """How well the model predicts a text: a measure.perplexity.Perplexity (`value`, `error`, `n_scored`, ...).
 
         By llama.cpp's protocol: chunks of n_ctx tokens (4 to the model's n_ctx), of each the second half scored; a
         `value` compares with others' only for the same text, vocabulary and n_ctx. n_chunks: at most so many, -1 = all.
         progress(done, total, name): after every chunk. It starts a new sequence.
         IkpyError for a text of less than 2 * n_ctx tokens, n_ctx or n_chunks out of range, and as in `logits`.
         """
-        from ikpy_llm.engine.perplexity import perplexity
+        from ikpy_llm.engine.measure.perplexity import perplexity
 
         bos = self.vocab.bos if self.vocab.add_bos else None
         tokens = self.tokenize(text)
@@ -233,13 +234,13 @@ class Model:
         ignore_eos: bool = False,
         **sampling: Unpack[SamplerArguments],
     ):
-        """An engine.sampling.Sampler for one text; what `sampling` leaves open, the model file may recommend.
+        """An sampling.sampler.Sampler for one text; what `sampling` leaves open, the model file may recommend.
 
-        sampling: fields of engine.sampling.SamplerOptions; names, defaults and formulas are ik_llama.cpp's.
+        sampling: fields of sampling.sampler.SamplerOptions; names, defaults and formulas are ik_llama.cpp's.
         grammar: GBNF. json_schema: text, dict or pydantic class. Both need the extra `grammar` and exclude each other.
         IkpyError for an unknown name, a value out of range, rules that cannot be read, and without the extra.
         """
-        from ikpy_llm.engine.sampling import Sampler
+        from ikpy_llm.sampling.sampler import Sampler
 
         recommended = {k: v for k, v in file_defaults(self.meta).items() if k not in sampling}
         if recommended and not self._told:
@@ -252,7 +253,7 @@ class Model:
         n_vocab = min(self.n_vocab, self.vocab.n_tokens or self.n_vocab)  # a file without tokens has only ids
         rules = None
         if grammar is not None or json_schema is not None:
-            from ikpy_llm.engine.grammar import rules_of
+            from ikpy_llm.text.grammar.grammar import rules_of
 
             rules = rules_of(self.vocab, grammar, json_schema, n_vocab)
         banned = self.vocab.suppressed | (self.vocab.eog if ignore_eos else set())
@@ -280,8 +281,8 @@ class Model:
         those the model writes are part of the text.
         keep: when the context is full, forget the older half of the text but for so many tokens at its beginning (-1:
         the prompt) and go on; None, or with n_predict -2: end there.
-        sampling: fields of engine.sampling.SamplerOptions (temp, top_k, top_p, min_p, repeat_penalty, seed, ...).
-        The generator's own value is an engine.conversation.End: how the text ended, and its ids.
+        sampling: fields of sampling.sampler.SamplerOptions (temp, top_k, top_p, min_p, repeat_penalty, seed, ...).
+        The generator's own value is an engine.step.conversation.End: how the text ended, and its ids.
         IkpyError at the call for a prompt that is empty or longer than the context, an n_predict or a stop of another
         kind, and as in `sampler`; while iterating if no token may follow, and as in `logits`.
         """
@@ -333,13 +334,13 @@ class Model:
         return ends_of(self.vocab, stop)
 
     def conversation(self, messages=(), *, template: str | None = None, tools=None, **variables) -> Conversation:
-        """An engine.conversation.Conversation that begins with `messages`: append one, then stream `reply(sampler)`.
+        """A step.conversation.Conversation that begins with `messages`: append one, then stream `reply(sampler)`.
 
         messages: as in `chat`; copied. template: a name or Jinja instead of the file's. tools: as in OpenAI's API.
         variables: what the template may read (enable_thinking, ...).
         IkpyError for messages of another form and an unknown template; its `reply` raises the rest, as `chat` does.
         """
-        from ikpy_llm.engine.chat import chat_template
+        from ikpy_llm.text.chat.chat import chat_template
 
         checked_variables("variables", variables)
         jinja = chat_template(self.meta, self.vocab, template, bool(checked_tools(tools)))

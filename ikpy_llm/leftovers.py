@@ -9,7 +9,7 @@ import stat
 import time
 
 AGE = 86_400  # seconds; what is younger may be another process's work
-# Files that are not complete (files.py), and folders of downloads (engine/demo_model.py).
+# Files that are not complete (files.py), and folders of downloads (engine/file/demo_model.py).
 NAME = re.compile(r"\.(writing-[0-9a-f]{16}|fetching-\w{8})")
 FETCHING = ".fetching-"
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ikpy_llm.kernels import cores, jit
+from ikpy_llm.kernels.compiler import jit
+from ikpy_llm.kernels.run import cores
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,8 +17,8 @@ import guards
 import numpy as np
 
 from ikpy_llm import Model
-from ikpy_llm.engine.gguf import open_gguf
-from ikpy_llm.engine.vocab import load_vocab
+from ikpy_llm.engine.file.gguf import open_gguf
+from ikpy_llm.text.vocab.vocab import load_vocab
 
 
 class Wrong(Exception):

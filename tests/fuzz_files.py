@@ -14,11 +14,11 @@ import tiny_llama
 import tiny_moe
 from fuzz_case import FEW_OPTIONS, Case, Wrong, any_model, any_text, kind, run, text_too, twice
 
-from ikpy_llm.engine.gguf import open_gguf
-from ikpy_llm.engine.vocab import load_vocab
-from ikpy_llm.engine.vocab_pre import PRE
+from ikpy_llm.engine.file.gguf import open_gguf
 from ikpy_llm.errors import IkpyError
 from ikpy_llm.kernels.quants import file_types
+from ikpy_llm.text.vocab.pre import PRE
+from ikpy_llm.text.vocab.vocab import load_vocab
 
 
 def load(c: Case, path: Path) -> None:

@@ -14,8 +14,9 @@ import tiny_moe
 from test_relatives import LONGROPE, WINDOW
 from test_relatives import model as relative
 
-from ikpy_llm.engine.synthetic import synthetic_tensor
-from ikpy_llm.kernels.quants import file_types, table, weave
+from ikpy_llm.engine.file.synthetic import synthetic_tensor
+from ikpy_llm.kernels.quants import file_types, table
+from ikpy_llm.kernels.quants.interleaved import weave
 
 N_VOCAB = tiny_llama.N_VOCAB
 WIDE = {"n_embd": 256, "n_head": 4, "n_head_kv": 2, "head_dim": 64, "n_ff": 256, "n_layer": 1}  # for blocks of 256

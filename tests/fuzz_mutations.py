@@ -7,8 +7,9 @@ import struct
 import numpy as np
 from gguf_writer import Spoilt, U, build, string
 
-from ikpy_llm.engine import known_keys, params
-from ikpy_llm.engine.gguf_header import NUMBERS
+from ikpy_llm.engine.file import known_keys
+from ikpy_llm.engine.file.header import NUMBERS
+from ikpy_llm.engine.graph import params
 from ikpy_llm.kernels.quants import table
 
 SIZES = {code: np.dtype(form).itemsize for code, form in NUMBERS.items()}

@@ -8,7 +8,7 @@ import zlib
 
 from fuzz_case import Case, Wrong, kind, model_of, shared
 
-from ikpy_llm.kernels import jit
+from ikpy_llm.kernels.compiler import jit
 
 # ---- texts of strangers
 GBNF = (
@@ -139,7 +139,7 @@ JINJA += (
 @kind
 def template(c: Case) -> None:
     """Chat templates and messages."""
-    from ikpy_llm.engine.chat_templates import TEMPLATES
+    from ikpy_llm.text.chat.templates import TEMPLATES
 
     model = shared(c)
     text = c.rng.choice((*TEMPLATES.values(), model.meta["tokenizer.chat_template"]))
@@ -209,7 +209,7 @@ def session_file(c: Case) -> None:
 def object_file(c: Case) -> None:
     """Files of compiled kernels: the code that was written, or nothing."""
     path = (
-        jit.cache_path(jit.Kernel("rowwise.add"))
+        jit.cache_path(jit.Kernel("rows.rowwise.add"))
         if c.often(0.5)
         else c.rng.choice(sorted(jit.cache_dir().glob("*.o"))[:50])
     )

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import fuzz_cases
 
-from ikpy_llm.engine import memory
 from ikpy_llm.errors import IkpyError
-from ikpy_llm.kernels import jit
+from ikpy_llm.kernels.compiler import jit
+from ikpy_llm.kernels.run import free_memory
 
 SECONDS = 20  # of a case; the slowest that is fine takes 3 on a machine that does nothing else
 FREE = 1 << 30  # bytes that the program believes to be free: more is refused in its own words
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def limit() -> None:
-    memory.available = lambda *_: FREE
+    free_memory.available = lambda *_: FREE
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -6,7 +6,7 @@ file, or computed), the panels of each matrix, the KV cache of each layer, every
 exact size, program words, tables of rotations, state, token ids and logits. Systems with mprotect only.
 
 The bytes after a buffer that kernels may touch are part of its size: kernels/derive/layout.py (panels, activations),
-kernels/attention_layout.py (KV cache, scratch) and engine/ops.py (values) say so. There is no other padding.
+kernels/attention/layout.py (KV cache, scratch) and engine/program/lowering.py (values) say so. There is no other.
 """
 
 from __future__ import annotations
@@ -19,10 +19,15 @@ import sys
 
 import numpy as np
 
-from ikpy_llm.engine import derived, gguf, kv_cache, planner, program, requant, rope, session, trace, weights, workers
-from ikpy_llm.kernels import pages
+from ikpy_llm.engine.cache import kv_cache
+from ikpy_llm.engine.file import derived, gguf
+from ikpy_llm.engine.graph import rope
+from ikpy_llm.engine.measure import trace
+from ikpy_llm.engine.program import planner, program
+from ikpy_llm.engine.step import requant, session, weights, workers
 from ikpy_llm.kernels.derive import api, bench
-from ikpy_llm.kernels.quants import weave
+from ikpy_llm.kernels.quants.interleaved import weave
+from ikpy_llm.kernels.run import memory
 
 SIDES = "end", "start"
 HERE = sys.platform.startswith("linux")
@@ -95,8 +100,8 @@ def _array(shape, dtype, fill: int) -> np.ndarray:
 @functools.cache
 def _install() -> None:
     """Put ourselves where memory gets its address; nothing changes while `_side` is empty."""
-    _replace(pages.Memory, "__init__", _memory)
-    _replace(pages, "copied", lambda original, data: copy(original(data)))
+    _replace(memory.Memory, "__init__", _memory)
+    _replace(memory, "copied", lambda original, data: copy(original(data)))
     _replace(program.Program, "_word", _word)
     panel = weights.Weights.panel
     weights.Weights.panel = lambda self, name: _panel(panel, self, name)

@@ -19,9 +19,10 @@ import numpy as np
 import reference_formats as formats
 import reference_kernels as ref
 
-from ikpy_llm.kernels import jit, quants
+from ikpy_llm.kernels import quants
+from ikpy_llm.kernels.compiler import jit
+from ikpy_llm.kernels.compiler.jit import Kernel
 from ikpy_llm.kernels.derive import layout
-from ikpy_llm.kernels.jit import Kernel
 
 TYPES = quants.names()
 QUANT_TYPES = [t for t in TYPES if not quants.get(t).is_float]

@@ -3,7 +3,7 @@
 import numpy as np
 from reference_moe import choose
 
-from ikpy_llm.engine import rope
+from ikpy_llm.engine.graph import rope
 
 
 def silu(x):

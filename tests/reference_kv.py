@@ -5,8 +5,8 @@ bytes mean.
 import numpy as np
 
 from ikpy_llm.kernels import simd
-from ikpy_llm.kernels.kv_store import is_signed
-from ikpy_llm.kernels.kv_types import kv_type
+from ikpy_llm.kernels.kv.store import is_signed
+from ikpy_llm.kernels.kv.types import kv_type
 from ikpy_llm.kernels.quants.shared import IQ4_LEVELS
 
 F = np.float32

@@ -6,8 +6,8 @@ import types
 
 import numpy as np
 
-from ikpy_llm.kernels import compile as compiler
-from ikpy_llm.kernels import jit
+from ikpy_llm.kernels.compiler import compile as compiler
+from ikpy_llm.kernels.compiler import jit
 
 SLOT = 1024  # bytes per result
 FLOATS = {"f16": "f2", "f32": "f4", "f64": "f8"}

@@ -10,7 +10,7 @@ import tiny_llama
 
 import ikpy_llm
 from ikpy_llm import IkpyError, Model
-from ikpy_llm.kernels import cores
+from ikpy_llm.kernels.run import cores
 
 
 @pytest.fixture(scope="module")

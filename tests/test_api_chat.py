@@ -12,7 +12,7 @@ import pytest
 import tiny_llama
 
 from ikpy_llm import IkpyError, Model
-from ikpy_llm.engine import perplexity
+from ikpy_llm.engine.measure import perplexity
 
 LETTERS = [chr(33 + i) for i in range(tiny_llama.N_VOCAB - 3)]
 END = tiny_llama.N_VOCAB - 2

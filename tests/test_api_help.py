@@ -11,8 +11,9 @@ from tiny_chat import CHAT, TEMPLATE
 
 import ikpy_llm
 from ikpy_llm import ArgumentError, IkpyError, Model, ModelFileError, arguments
-from ikpy_llm.engine import hub, sampling_arguments
-from ikpy_llm.engine.sampling_options import SamplerOptions
+from ikpy_llm.engine.file import hub
+from ikpy_llm.sampling import arguments as sampling_arguments
+from ikpy_llm.sampling.options import SamplerOptions
 
 
 @pytest.fixture(scope="module")

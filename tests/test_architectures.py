@@ -9,9 +9,9 @@ from reference_llama import ReferenceLlama
 from sessions import session
 
 from ikpy_llm import models
-from ikpy_llm.engine.conversation import Cache
-from ikpy_llm.engine.graph import Graph
-from ikpy_llm.engine.params import Params
+from ikpy_llm.engine.graph.graph import Graph
+from ikpy_llm.engine.graph.params import Params
+from ikpy_llm.engine.step.conversation import Cache
 from ikpy_llm.errors import IkpyError, ModelFileError
 
 TOKENS = np.random.default_rng(1).integers(0, tiny_llama.N_VOCAB, 700).tolist()

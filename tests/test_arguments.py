@@ -19,7 +19,7 @@ from tiny_chat import CHAT
 
 import ikpy_llm
 from ikpy_llm import ArgumentError, IkpyError, Model, arguments
-from ikpy_llm.engine.sampling_options import SamplerOptions
+from ikpy_llm.sampling.options import SamplerOptions
 
 MATRIX = np.random.default_rng(0).normal(size=(4, 32)).astype(np.float16)
 X = np.ones((2, 32), np.float32)

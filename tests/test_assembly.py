@@ -22,7 +22,7 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 SCRIPT = """
 import json
 from simd_harness import define
-from ikpy_llm.kernels import jit, simd
+from ikpy_llm.kernels.compiler import jit; from ikpy_llm.kernels import simd
 U8, I8V, I32V, F32, SIZE = simd.U8, simd.I8V, simd.I32V, simd.F32, 4 * simd.LANES
 
 def loop(n_columns, dot):
@@ -39,12 +39,12 @@ def one_product(w, x, y, ith, nth):
 specs = {
     "tile": define("tile", loop(12, simd.dot4)),
     "small": define("small", one_product),
-    "attend": jit.Kernel("attention.attend", k_dim=64, v_dim=64),
-    "add": jit.Kernel("rowwise.add"),
-    "work": jit.Kernel("runner.work"),
+    "attend": jit.Kernel("attention.flash.attend", k_dim=64, v_dim=64),
+    "add": jit.Kernel("rows.rowwise.add"),
+    "work": jit.Kernel("run.runner.work"),
 }
 if simd.TARGET.name == "avx512":
-    specs["quantized"] = jit.Kernel("attention.attend", k_dim=64, v_dim=64, k_type="q8_0", v_type="q8_0")
+    specs["quantized"] = jit.Kernel("attention.flash.attend", k_dim=64, v_dim=64, k_type="q8_0", v_type="q8_0")
 print(json.dumps({name: jit.assembly(spec) for name, spec in specs.items()}))
 """
 

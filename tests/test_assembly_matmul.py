@@ -18,7 +18,7 @@ TYPES = sorted(LOOPS.values())
 DOT = r"\b(?:vpdpbusd|vpmaddubsw|vpmaddwd|[su]+dot|vfmadd\w+|fmla)\b"
 CODE = """
 import json, sys
-from ikpy_llm.kernels import jit
+from ikpy_llm.kernels.compiler import jit
 print(json.dumps([jit.assembly(jit.Kernel.parse(text)) for text in json.loads(sys.argv[1])]))
 """
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ikpy_llm.kernels import simd
-from ikpy_llm.kernels.attention_layout import cache_bytes, n_counters, narrow_tile, scratch_bytes
-from ikpy_llm.kernels.jit import Kernel, call
+from ikpy_llm.kernels.attention.layout import cache_bytes, n_counters, narrow_tile, scratch_bytes
+from ikpy_llm.kernels.compiler.jit import Kernel, call
 
 LANES = simd.LANES
 MARGIN = 64
@@ -42,7 +42,9 @@ class Heads:
         step = slice(pos0, pos0 + n)
         state = np.array([n, pos0, n, 0], np.int64)
         sizes = self.n_head_kv, self.k_dim, self.v_dim, self.n_cells, 0, 0, 0, 0.0
-        call(Kernel("heads.kv_store"), self.k[step].copy(), self.v[step].copy(), *self.kv(), *sizes, state, nth=nth)
+        call(
+            Kernel("rows.heads.kv_store"), self.k[step].copy(), self.v[step].copy(), *self.kv(), *sizes, state, nth=nth
+        )
         for c in self.caches:
             assert (c[:MARGIN] == 77).all() and (c[-MARGIN:] == 77).all(), "written outside the cache"
 
@@ -58,7 +60,7 @@ class Heads:
         words = q, *self.kv(), y, *heads, self.n_cells, window, scale, float(cap), inner, self.counters, state
         how = {"softcap": True} if cap else {}
         how |= {"few": few} if few else narrow_tile(self.n_head // self.n_head_kv)  # as the engine asks
-        call(Kernel("attention.attend", k_dim=self.k_dim, v_dim=self.v_dim, **how), *words, nth=nth)
+        call(Kernel("attention.flash.attend", k_dim=self.k_dim, v_dim=self.v_dim, **how), *words, nth=nth)
         assert not self.counters.any()
         for a, pattern in (whole, -5.5), (scratch, 88):
             assert (a[:MARGIN] == pattern).all() and (a[-MARGIN:] == pattern).all(), "written outside"

@@ -14,17 +14,18 @@ import pytest
 import tiny_deepseek2
 import tiny_model
 
-from ikpy_llm.cli import bench_plot, bench_report, bench_result, bench_run
 from ikpy_llm.cli import options as cli_options
-from ikpy_llm.cli.bench_result import Result, Test
+from ikpy_llm.cli.bench import plot, report, run
+from ikpy_llm.cli.bench import result as bench_result
+from ikpy_llm.cli.bench.result import Result, Test
 from ikpy_llm.cli.commands import bench
 from ikpy_llm.cli.options import Pair, parse
-from ikpy_llm.engine import hub
-from ikpy_llm.engine.need import Need
+from ikpy_llm.engine.file import hub
+from ikpy_llm.engine.measure.need import Need
 from ikpy_llm.errors import IkpyError
-from ikpy_llm.kernels import jit
+from ikpy_llm.kernels.compiler import jit
 from ikpy_llm.kernels.derive import roof
-from ikpy_llm.kernels.kv_types import KV_TYPES
+from ikpy_llm.kernels.kv.types import KV_TYPES
 
 ROOF = {"gbps": 50.0, "gmacs": 1000.0, "gmacs_f32": 100.0}
 ROOFS = {"roofs": [ROOF, ROOF], "needs": [Need(10**9, 10**10, 10**8, {"gmacs_f32": 10**9})]}
@@ -147,7 +148,7 @@ def a_result(test=None, **changes):
 
 
 def printed(kind, *results, **how):
-    writer = bench_report.FORMATS[kind]("x", out=(out := io.StringIO()), **how)
+    writer = report.FORMATS[kind]("x", out=(out := io.StringIO()), **how)
     for result in results:
         writer.add(result)
     writer.end()
@@ -216,7 +217,7 @@ def test_shares_are_those_of_repetitions():
 
     result, session = a_result(Test(0, 1), seconds=[]), SimpleNamespace(n_vocab=9, position=0, rewind=lambda _: None)
     session.eval = lambda ids: ran.update(clock=ran["clock"] + 10)
-    bench_run.run_test(session, result, 2, True, lambda *_: None, SimpleNamespace(measure=measure))
+    run.run_test(session, result, 2, True, lambda *_: None, SimpleNamespace(measure=measure))
     assert result.roofs == [{"gbps": (11 + 22) / 2}, {"gbps": (22 + 33) / 2}] and len(result.seconds) == 2
 
 
@@ -225,7 +226,7 @@ def test_what_a_model_with_experts_and_latents_was_run_with(tmp_path):
     for words, mla, ser in (([], 3, "-1,0"), (["-mla", "1", "-amb", "64", "-ser", "2,0.5"], 1, "2,0.5")):
         ((setup, *_),) = bench.setups_of(options("-m", str(path), "-t", "1", *words), [])
         with setup.open(256, lambda *_: None) as session:
-            result = bench_run.describe(session, Test(0, 1), 64, 64)
+            result = run.describe(session, Test(0, 1), 64, 64)
         result.seconds.append(1.0)
         found = bench_result.record(result, "b")
         assert (found["mla_attn"], found["ser"], found["fused_moe"]) == (mla, ser, True)
@@ -283,7 +284,7 @@ def test_tests_go_on_from_what_the_cache_holds():
     session = SimpleNamespace(n_vocab=9, position=0, rewind=lambda n: setattr(session, "position", n), eval=evaluate)
     held = []
     for test in Test(0, 2, 5), Test(4, 0, 5), Test(3, 1, 8, gen_only=True), Test(0, 1, 2):
-        bench_run.run_test(session, a_result(test, seconds=[]), 2, False, lambda *_: None, None, held)
+        run.run_test(session, a_result(test, seconds=[]), 2, False, lambda *_: None, None, held)
         assert len(held) == test.n_depth + 3 * test.gen_only
     generation, prompt, after = [(5, 1), (6, 1)], [(5, 4)], [(11, 1)]
     assert read == [(0, 5), *generation * 2, *prompt * 2, (5, 6), *after * 2, (2, 1), (2, 1)]
@@ -353,16 +354,16 @@ def test_float_weights_have_the_roof_of_float_products():
     matrices = [
         SimpleNamespace(name=n, type_name=t, shape=(8, 8)) for n, t in (("blk.0.a", "BF16"), ("output", "Q8_0"))
     ]
-    assert bench_run.code_class(SimpleNamespace(weights=SimpleNamespace(matrices=matrices))) == roof.FLOAT
+    assert run.code_class(SimpleNamespace(weights=SimpleNamespace(matrices=matrices))) == roof.FLOAT
 
 
 def test_plot_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(IkpyError, match=r"--plot needs matplotlib: pip install 'ikpy-llm\[plot\]'"):
-        bench_plot.pyplot()
+        plot.pyplot()
     monkeypatch.setitem(sys.modules, "adjustText", None)
     with pytest.raises(IkpyError, match=r"--plot of types needs adjustText: pip install 'ikpy-llm\[plot\]'"):
-        bench_plot.adjust_text()
+        plot.adjust_text()
 
 
 def test_limits_of_the_picture_are_those_of_the_roofs():
@@ -370,7 +371,7 @@ def test_limits_of_the_picture_are_those_of_the_roofs():
     roofs = {"samples_roof_gbps": [50.0, 30.0], "samples_roof_gmacs": [1000.0, 400.0]}
     generation = {"n_gen": 32, "gbps": 20.0, "gmacs": 1.0, "avg_ts": 40.0, **roofs}
     prompt = {"n_gen": 0, "gbps": 1.0, "gmacs": 300.0, "avg_ts": 75.0, **roofs}
-    assert bench_plot.roof_range(generation) == (60.0, 100.0) and bench_plot.roof_range(prompt) == (100.0, 250.0)
+    assert plot.roof_range(generation) == (60.0, 100.0) and plot.roof_range(prompt) == (100.0, 250.0)
 
 
 def test_unknown_target_is_one_line(ikpy, model):

@@ -13,7 +13,7 @@ import pytest
 import tiny_model
 from terminal import Terminal
 
-from ikpy_llm.cli import bench_run
+from ikpy_llm.cli.bench import run
 from ikpy_llm.cli.commands import bench
 from ikpy_llm.cli.options import parse
 from ikpy_llm.errors import IkpyError
@@ -71,7 +71,7 @@ def test_only_a_bad_model(ikpy, bad, form):
 
 def test_an_error_in_a_test(good, capsys, monkeypatch):
     """The other tests of that model are left out, those of the next model are done."""
-    ran, run_test = [], bench_run.run_test
+    ran, run_test = [], run.run_test
 
     def fail_once(session, result, *more):
         ran.append(result.run.name)
@@ -79,7 +79,7 @@ def test_an_error_in_a_test(good, capsys, monkeypatch):
             raise IkpyError("non-finite value")
         run_test(session, result, *more)
 
-    monkeypatch.setattr(bench_run, "run_test", fail_once)
+    monkeypatch.setattr(run, "run_test", fail_once)
     options = parse(bench.Options, ["-m", str(good), "-t", "1,2", *WORDS, "-o", "json"], "ikpy-bench", environ={})
     assert bench.main(options) == 1
     out, err = capsys.readouterr()

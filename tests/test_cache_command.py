@@ -7,8 +7,8 @@ import pytest
 from terminal import Terminal
 
 from ikpy_llm.cli.commands import cache
-from ikpy_llm.engine.demo_model import MEMBER
-from ikpy_llm.kernels import folders
+from ikpy_llm.engine.file.demo_model import MEMBER
+from ikpy_llm.kernels.compiler import folders
 
 KERNEL = f"derive.gemv-{'0123456789' * 4}.o"
 MODEL = Path(MEMBER).name

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ikpy_llm.engine import chat
-from ikpy_llm.engine.chat import ChatTemplate, template_text
-from ikpy_llm.engine.chat_templates import TEMPLATES
 from ikpy_llm.errors import IkpyError
+from ikpy_llm.text.chat import chat
+from ikpy_llm.text.chat.chat import ChatTemplate, template_text
+from ikpy_llm.text.chat.templates import TEMPLATES
 
 GOLDEN = json.loads(lzma.decompress((Path(__file__).parent / "data" / "chat_templates.json.xz").read_bytes()))
 CASES = [(name, i) for name, model in GOLDEN.items() for i in range(len(model["cases"]))]

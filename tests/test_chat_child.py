@@ -12,11 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ikpy_llm.engine import chat_child, chat_jinja
-from ikpy_llm.engine.chat import ChatTemplate
-from ikpy_llm.engine.chat_known import HASHES, hash_of, known
-from ikpy_llm.engine.chat_templates import TEMPLATES
 from ikpy_llm.errors import IkpyError
+from ikpy_llm.text.chat import child
+from ikpy_llm.text.chat import jinja as chat_jinja
+from ikpy_llm.text.chat.chat import ChatTemplate
+from ikpy_llm.text.chat.known import HASHES, hash_of, known
+from ikpy_llm.text.chat.templates import TEMPLATES
 
 DATA = Path(__file__).parent / "data"
 TALK = [{"role": "user", "content": "Hi \ud83d é"}]
@@ -58,7 +59,7 @@ def test_the_same_as_in_this_process(render, monkeypatch):
     assert pid == f"{os.getpid()}Hi \ud83d é"
     want = f"<s>[1, 2.5]Trueuser:{TALK[0]['content']}"
     assert render(text, x=[1, 2.5]) == want
-    monkeypatch.setattr(chat_child, "Child", chat_jinja.Program)
+    monkeypatch.setattr(child, "Child", chat_jinja.Program)
     assert render(text, x=[1, 2.5]) == want
 
 
@@ -136,7 +137,7 @@ def test_without_processes_it_runs_here(render, monkeypatch, caplog):
 
 def test_it_ends_with_its_parent():
     code = (
-        "from ikpy_llm.engine.chat import ChatTemplate\nimport os, time\n"
+        "from ikpy_llm.text.chat.chat import ChatTemplate\nimport os, time\n"
         "t = ChatTemplate('{{ messages[0].content }}')\nt.render([{'role': 'user', 'content': 'x'}])\n"
         "print(t._program._process.pid, flush=True)\ntime.sleep(60)\n"
     )

@@ -5,9 +5,9 @@ import logging
 
 import pytest
 
-from ikpy_llm.engine import chat
-from ikpy_llm.engine.chat import ChatTemplate
 from ikpy_llm.errors import IkpyError
+from ikpy_llm.text.chat import chat
+from ikpy_llm.text.chat.chat import ChatTemplate
 
 LOOP = "{% for m in messages %}"
 END = "{% endfor %}"

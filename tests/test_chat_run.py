@@ -14,8 +14,8 @@ from ikpy_llm.cli import chat_input
 from ikpy_llm.cli.commands import run
 from ikpy_llm.cli.options import parse
 from ikpy_llm.cli.sampler_flags import sampling_of
-from ikpy_llm.engine.sampling_options import SamplerOptions
 from ikpy_llm.errors import IkpyError
+from ikpy_llm.sampling.options import SamplerOptions
 
 LETTERS = [chr(33 + i) for i in range(tiny_llama.N_VOCAB - 4)]
 SPECIAL = ["<|u|>", "<|e|>", "<|a|>", "<|s|>"]

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from ikpy_llm.engine.chat import ChatTemplate
-from ikpy_llm.engine.conversation import Cache, Conversation, End, common, stream
-from ikpy_llm.engine.sampling import Sampler, SamplerOptions
+from ikpy_llm.engine.step.conversation import Cache, Conversation, End, common, stream
 from ikpy_llm.errors import IkpyError
+from ikpy_llm.sampling.sampler import Sampler, SamplerOptions
+from ikpy_llm.text.chat.chat import ChatTemplate
 
 CHARS = "abcdefghijklmnopqrstuvwxyz :"
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}<assistant>"

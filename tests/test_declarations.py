@@ -20,11 +20,11 @@ IN_A_DECLARATION = {
     "q5_1": ("def floor", "def flor", 8, "Q5_1: floor(b, j) is missing, which mins='f16' needs"),
     "q8_0": ("def codes", "def code", 7, "Q8_0: codes(b, j) is missing"),
     "q4_k": (' dmin="f16",', ' min="f16",', 8, "Q4_K: dmin is missing, a field or a function"),
-    "q5_k": ("class Q5_K", "class Q5_KK", 8, "Q5_KK has no row in table.py beside it: name, id, block, bytes"),
-    "q6_k": ("from .base import quant", "", 7, "NameError: name 'quant' is not defined"),
+    "q5_k": ("class Q5_K", "class Q5_KK", 8, "Q5_KK has no row in quants/table.py: name, id, block, bytes"),
+    "q6_k": ("from ..base import quant", "", 7, "NameError: name 'quant' is not defined"),
     "q2_k": ("return", "return return", None, "invalid syntax"),
     "q3_k": ("def scale(", "def scales(", 8, "Q3_K: scale(b, j) is missing"),
-    "bf16": ('plain("BF16"', 'plain("BF17"', 5, "BF17 has no row in table.py"),
+    "bf16": ('plain("BF16"', 'plain("BF17"', 5, "BF17 has no row in quants/table.py"),
     "f32": ("F32 = ", "F_32 = ", 1, "it declares no type F32"),
 }
 # mistakes that show when a kernel is made of it
@@ -43,7 +43,7 @@ import json, logging, sys
 logging.basicConfig(format="%(message)s")
 from ikpy_llm import quant_types
 from ikpy_llm.errors import IkpyError
-from ikpy_llm.kernels import jit, quants
+from ikpy_llm.kernels.compiler import jit; from ikpy_llm.kernels import quants
 jit.keep_compilers = True
 said = {}
 for name in quants.names():
@@ -63,7 +63,7 @@ print(json.dumps([said, [row["name"] for row in quant_types()] if sys.argv[1:] =
 def package(tmp_path):
     """A copy of the package; returns the folder of its types."""
     shutil.copytree(ROOT / "ikpy_llm", tmp_path / "ikpy_llm", ignore=shutil.ignore_patterns("__pycache__"))
-    return tmp_path / "ikpy_llm" / "kernels" / "quants"
+    return tmp_path / "ikpy_llm" / "kernels" / "quants" / "types"
 
 
 def change(folder, file, old, new):
@@ -74,7 +74,7 @@ def change(folder, file, old, new):
 
 
 def python(package, *words):
-    env = {**os.environ, "PYTHONPATH": str(package.parents[2]), "IKPY_CACHE": str(package.parents[2] / "cache")}
+    env = {**os.environ, "PYTHONPATH": str(package.parents[3]), "IKPY_CACHE": str(package.parents[3] / "cache")}
     done = subprocess.run([sys.executable, "-P", *words], env=env, capture_output=True, text=True, timeout=300)
     assert "Traceback" not in done.stderr, done.stderr
     return done
@@ -87,8 +87,8 @@ def test_a_file_without_a_row(package):
     done = python(package, "-c", SCRIPT)
     said, listed = json.loads(done.stdout)
     expected = (
-        "ikpy_llm/kernels/quants/q9_0.py:7: Q9_0 has no row in table.py beside it: name, id, block, bytes, row_meta, "
-        "interleave"
+        "ikpy_llm/kernels/quants/types/q9_0.py:7: Q9_0 has no row in quants/table.py: name, id, block, bytes, "
+        "row_meta, interleave"
     )
     assert said == {"q9_0": expected} and expected in done.stderr.splitlines()
     assert len(listed) == 77 and "Q9_0" not in listed
@@ -104,7 +104,7 @@ def test_mistakes_in_declarations(package):
     said, listed = json.loads(done.stdout)
     assert said.keys() == IN_A_DECLARATION.keys()
     for file, (*_, line, text) in IN_A_DECLARATION.items():
-        assert said[file].startswith(f"ikpy_llm/kernels/quants/{file}.py:{line or ''}"), said[file]
+        assert said[file].startswith(f"ikpy_llm/kernels/quants/types/{file}.py:{line or ''}"), said[file]
         assert text in said[file] and "\n" not in said[file], said[file]
     assert not {"Q4_0", "F32"} & set(listed) and {"Q6_0", "IQ4_XS"} <= set(listed)
 
@@ -120,4 +120,6 @@ def test_mistakes_in_functions(package):
         assert text in said[file] and "\n" not in said[file], said[file]
     done = python(package, "-m", "ikpy_llm", "kernels", "show", "dequant", "--type", "Q4_0")
     assert done.returncode == 1
-    assert done.stderr == f"error: derive.dequant(type=Q4_0): ikpy_llm/kernels/quants/{IN_A_FUNCTION['q4_0'][2]}\n"
+    assert (
+        done.stderr == f"error: derive.dequant(type=Q4_0): ikpy_llm/kernels/quants/types/{IN_A_FUNCTION['q4_0'][2]}\n"
+    )

@@ -15,9 +15,9 @@ import tiny_model
 from conftest import ROOT
 
 from ikpy_llm import files
-from ikpy_llm.engine import demo_model
+from ikpy_llm.engine.file import demo_model
 from ikpy_llm.errors import IkpyError
-from ikpy_llm.kernels import folders
+from ikpy_llm.kernels.compiler import folders
 
 CONTENT = b"GGUF" + bytes(range(256)) * 10_000
 
@@ -94,7 +94,7 @@ WITHOUT_PIP = """
 import hashlib, os, sys
 sys.modules["pip"] = None  # as in an environment that uv has made
 from ikpy_llm.cli import main
-from ikpy_llm.engine import demo_model
+from ikpy_llm.engine.file import demo_model
 content = open(sys.argv[1], "rb").read()
 demo_model.N_BYTES, demo_model.SHA256 = len(content), hashlib.sha256(content).hexdigest()
 sys.exit(main(["run", "-p", "the end", "-n", "2", "--temp", "0"], "ikpy"))

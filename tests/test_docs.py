@@ -19,12 +19,12 @@ from gguf import GGMLQuantizationType, quantize
 
 import ikpy_llm
 from ikpy_llm.cli.options import parse
-from ikpy_llm.engine.chat_templates import TEMPLATES
-from ikpy_llm.engine.conversation import End
-from ikpy_llm.engine.gguf import open_gguf
-from ikpy_llm.engine.gguf_header import StringArray
-from ikpy_llm.engine.perplexity import Perplexity
-from ikpy_llm.engine.sampling_options import SamplerOptions
+from ikpy_llm.engine.file.gguf import open_gguf
+from ikpy_llm.engine.file.header import StringArray
+from ikpy_llm.engine.measure.perplexity import Perplexity
+from ikpy_llm.engine.step.conversation import End
+from ikpy_llm.sampling.options import SamplerOptions
+from ikpy_llm.text.chat.templates import TEMPLATES
 
 ROOT = Path(__file__).parents[1]
 API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from reference_gemma3 import ReferenceGemma3
 from reference_llama import ReferenceLlama
 
 from ikpy_llm import IkpyError, Model
-from ikpy_llm.engine import embedding
+from ikpy_llm.engine.measure import embedding
 from ikpy_llm.errors import ModelFileError
 
 TOKENS = np.random.default_rng(4).integers(0, tiny_llama.N_VOCAB, 90).tolist()

@@ -12,8 +12,8 @@ import tiny_llama
 import tiny_model
 from conftest import KEPT, ROOT
 
-from ikpy_llm.engine.gguf import open_gguf
-from ikpy_llm.kernels import faults
+from ikpy_llm.engine.file.gguf import open_gguf
+from ikpy_llm.kernels.run import faults
 
 pytestmark = pytest.mark.skipif(not faults.POSSIBLE, reason="handled on Linux, on x86-64 and AArch64")
 
@@ -21,8 +21,8 @@ HEAD = """
 import json, os, sys
 import numpy as np
 from ikpy_llm import IkpyError, Model
-from ikpy_llm.engine import program, weights
-from ikpy_llm.kernels import faults
+from ikpy_llm.engine.program import program; from ikpy_llm.engine.step import weights
+from ikpy_llm.kernels.run import faults
 path, options = sys.argv[1], json.loads(sys.argv[2])
 content, times = open(path, "rb").read(), os.stat(path)
 
@@ -233,7 +233,7 @@ def test_shorter_while_generating(tmp_path, words, share):
 LOADING = """
 import os, sys
 from ikpy_llm import cli
-from ikpy_llm.engine import gguf, gguf_header, weights
+from ikpy_llm.engine.file import gguf, header as gguf_header; from ikpy_llm.engine.step import weights
 path, where = sys.argv[1:]
 if where == "header":
     real = gguf_header.Header._check_magic

@@ -20,13 +20,14 @@ from sessions import session
 
 import ikpy_llm
 from ikpy_llm import ModelFileError
-from ikpy_llm.engine import finite, weights
-from ikpy_llm.engine.gguf import open_gguf
-from ikpy_llm.engine.workers import Workers
-from ikpy_llm.kernels import jit
+from ikpy_llm.engine.file.gguf import open_gguf
+from ikpy_llm.engine.step import finite, weights
+from ikpy_llm.engine.step.workers import Workers
+from ikpy_llm.kernels.compiler import jit
+from ikpy_llm.kernels.compiler.jit import Kernel
 from ikpy_llm.kernels.derive import layout
-from ikpy_llm.kernels.jit import Kernel
-from ikpy_llm.kernels.quants import file_types, get, table, weave
+from ikpy_llm.kernels.quants import file_types, get, table
+from ikpy_llm.kernels.quants.interleaved import weave
 
 BAD = np.nan, np.inf, -np.inf
 

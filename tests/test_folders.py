@@ -13,9 +13,9 @@ import pytest
 import tiny_model
 from conftest import ROOT
 
-from ikpy_llm.engine import hub
+from ikpy_llm.engine.file import hub
 from ikpy_llm.errors import IkpyError
-from ikpy_llm.kernels import folders, jit
+from ikpy_llm.kernels.compiler import folders, jit
 
 posix = pytest.mark.skipif(not folders.HAS_OWNERS, reason="files have no owners here")
 
@@ -262,7 +262,7 @@ def test_a_linked_cache_is_used(home, tmp_path):
 def test_a_fifo_in_the_cache_of_the_command_line(tmp_path):
     """The start ends at once, with a line that names it."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "IKPY_CACHE": str(tmp_path / "cache")}
-    code = "from ikpy_llm.kernels import jit, folders; print(jit.cache_path(jit.Kernel('runner.work')))"
+    code = "from ikpy_llm.kernels.compiler import jit, folders; print(jit.cache_path(jit.Kernel('run.runner.work')))"
     found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     path = Path(found.stdout.strip())
     path.parent.mkdir(parents=True)

@@ -14,9 +14,9 @@ from reference_llama import ReferenceLlama
 from sessions import session
 
 from ikpy_llm import models
-from ikpy_llm.engine import known_keys
+from ikpy_llm.engine.file import known_keys
 from ikpy_llm.errors import ModelFileError
-from ikpy_llm.kernels.attention_layout import MAX_DIM
+from ikpy_llm.kernels.attention.layout import MAX_DIM
 
 TOKENS = np.random.default_rng(5).integers(0, tiny_llama.N_VOCAB, 40).tolist()
 WRITERS = {"llama": tiny_llama, "qwen3moe": tiny_moe, "deepseek2": tiny_deepseek2, "gemma3": tiny_gemma3}

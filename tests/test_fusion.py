@@ -11,12 +11,12 @@ from reference_llama import ReferenceLlama
 from reference_moe import ReferenceMoE
 
 from ikpy_llm import models
-from ikpy_llm.engine import fusion
-from ikpy_llm.engine.gguf import open_gguf
-from ikpy_llm.engine.graph import Graph
+from ikpy_llm.engine.file.gguf import open_gguf
+from ikpy_llm.engine.graph.graph import Graph
+from ikpy_llm.engine.graph.params import Params
 from ikpy_llm.engine.options import Options
-from ikpy_llm.engine.params import Params
-from ikpy_llm.engine.session import Session
+from ikpy_llm.engine.program import fusion
+from ikpy_llm.engine.step.session import Session
 from ikpy_llm.errors import IkpyError
 
 TOKENS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 35]

@@ -16,10 +16,10 @@ import tiny_llama
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ikpy_llm.engine.gguf import open_gguf
-from ikpy_llm.engine.stops import StopMatcher
-from ikpy_llm.engine.vocab import load_vocab
+from ikpy_llm.engine.file.gguf import open_gguf
 from ikpy_llm.errors import IkpyError, shown
+from ikpy_llm.text.stops import StopMatcher
+from ikpy_llm.text.vocab.vocab import load_vocab
 
 SECONDS = 60
 # Every example is the same in every run: a failure is one of this tree.

@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from ikpy_llm.engine import gbnf
-from ikpy_llm.engine.gbnf_lark import to_lark
 from ikpy_llm.errors import IkpyError
+from ikpy_llm.text.grammar import gbnf
+from ikpy_llm.text.grammar.lark import to_lark
 
 END = 256
 # Grammar, texts of it, texts that are not.

@@ -9,8 +9,8 @@ from gguf_writer import Spoilt, U, build, string, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ikpy_llm.engine import gguf_header
-from ikpy_llm.engine.gguf import open_gguf
+from ikpy_llm.engine.file import header
+from ikpy_llm.engine.file.gguf import open_gguf
 from ikpy_llm.errors import IkpyError, ModelFileError, shown
 from ikpy_llm.kernels.quants import table
 
@@ -211,8 +211,8 @@ def test_strings_of_every_length(tmp_path, monkeypatch):
     plain = ["".join(map(chr, rng.integers(1, 300, n))) for n in rng.integers(1, 60, 3000)]
     odd = ["", "\0", "a\0\0\0\0\0\0\0b", "x" * 255, "x" * 256, "y" * 70000, "\1"]
     mixed = [odd[i] if i < len(odd) else text for i, text in zip(rng.integers(0, 40, 3000), plain, strict=True)]
-    for window in (64, 1000, gguf_header.WINDOW):
-        monkeypatch.setattr(gguf_header, "WINDOW", window)
+    for window in (64, 1000, header.WINDOW):
+        monkeypatch.setattr(header, "WINDOW", window)
         meta = {"a": plain, "b": mixed, "c": odd, "d": [], "e": ["z"]}
         model = open_gguf(write(tmp_path / "m.gguf", meta, {}))
         assert {key: list(model.meta[key]) for key in meta} == meta

@@ -14,9 +14,9 @@ from reference_deepseek2 import ReferenceDeepseek2
 from reference_moe import margin, sigmoid
 
 from ikpy_llm import Model, dequantize, models
-from ikpy_llm.engine.gguf import open_gguf
+from ikpy_llm.engine.file.gguf import open_gguf
 from ikpy_llm.engine.options import Options
-from ikpy_llm.engine.session import Session
+from ikpy_llm.engine.step.session import Session
 
 DATA = Path(__file__).parent / "data"
 GOLDEN = Path(os.environ.get("IKPY_GOLDEN", "golden"))
@@ -264,7 +264,7 @@ def test_text_of_a_greedy_continuation(llama):
 
 @pytest.fixture(scope="module")
 def smollm2():
-    from ikpy_llm.engine.demo_model import MEMBER, models_folder
+    from ikpy_llm.engine.file.demo_model import MEMBER, models_folder
 
     path = models_folder() / Path(MEMBER).name
     if not path.is_file():

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ikpy_llm.engine import grammar, json_schema
-from ikpy_llm.engine.gguf import open_gguf
-from ikpy_llm.engine.sampling import Sampler, SamplerOptions
-from ikpy_llm.engine.vocab import load_vocab
+from ikpy_llm.engine.file.gguf import open_gguf
 from ikpy_llm.errors import IkpyError
+from ikpy_llm.sampling.sampler import Sampler, SamplerOptions
+from ikpy_llm.text.grammar import grammar, json_schema
+from ikpy_llm.text.vocab.vocab import load_vocab
 
 DATA = Path(__file__).parent / "data"
 RNG = np.random.default_rng(2)

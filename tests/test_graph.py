@@ -9,10 +9,10 @@ import tiny_deepseek2
 import tiny_llama
 
 from ikpy_llm import models
-from ikpy_llm.engine import rope
-from ikpy_llm.engine.gguf import open_gguf
-from ikpy_llm.engine.graph import Graph
-from ikpy_llm.engine.params import Params
+from ikpy_llm.engine.file.gguf import open_gguf
+from ikpy_llm.engine.graph import rope
+from ikpy_llm.engine.graph.graph import Graph
+from ikpy_llm.engine.graph.params import Params
 from ikpy_llm.errors import ModelFileError
 
 

@@ -34,12 +34,18 @@ def test_bytes_around_a_block(side):
 # What is made one byte, or one row, shorter.
 SHORTER = {
     "nothing": "",
-    "panels": "from ikpy_llm.engine import weights as w; f = w.weight_bytes; w.weight_bytes = lambda t: f(t) - 1",
-    "keys": "from ikpy_llm.engine import kv_cache as k; f = k.Memory; k.Memory = lambda n, **more: f(n - 1, **more)",
+    "panels": "from ikpy_llm.engine.step import weights as w; f = w.weight_bytes; w.weight_bytes = lambda t: f(t) - 1",
+    "keys": (
+        "from ikpy_llm.engine.cache import kv_cache as k; f = k.Memory; k.Memory = lambda n, **more: f(n - 1, **more)"
+    ),
     "values": "f = guards.block; guards.block = lambda n, fill=0: f(n - 1 if n in sizes else n, fill)",
     "tensors": "f = guards.copy; guards.copy = lambda data: f(data[:-1])",
-    "rotations": "from ikpy_llm.engine import rope as r; f = r.table; r.table = lambda *a: guards.copy(f(*a)[:-1])",
-    "logits": "import ikpy_llm.engine.session as s; f = s.np.empty; s.np.empty = lambda a, b: f((a[0], a[1] - 1), b)",
+    "rotations": (
+        "from ikpy_llm.engine.graph import rope as r; f = r.table; r.table = lambda *a: guards.copy(f(*a)[:-1])"
+    ),
+    "logits": (
+        "import ikpy_llm.engine.step.session as s; f = s.np.empty; s.np.empty = lambda a, b: f((a[0], a[1] - 1), b)"
+    ),
 }
 RUN = """
 from sessions import session

@@ -12,9 +12,9 @@ from reference_gemma3 import ReferenceGemma3
 from reference_llama import ReferenceLlama
 from sessions import session
 
-from ikpy_llm.engine import prompt_cache
+from ikpy_llm.engine.cache import session_file
 from ikpy_llm.errors import ModelFileError
-from ikpy_llm.kernels.kv_types import KV_TYPES
+from ikpy_llm.kernels.kv.types import KV_TYPES
 
 TOKENS = np.random.default_rng(2).integers(0, tiny_llama.N_VOCAB, 300).tolist()
 # (heads, KV heads, elements of q and k, of v): stories260K, OpenLLaMA 3B has 100, and sizes that differ
@@ -92,10 +92,10 @@ def test_sessions_in_files(folder, tmp_path, types):
     path = write(folder / "saved.gguf", (4, 2, 20, 40))
     with session(path, **types) as s:
         s.eval(TOKENS[:280])
-        prompt_cache.save(tmp_path / "s", s, TOKENS[:280])
+        session_file.save(tmp_path / "s", s, TOKENS[:280])
         expected = s.eval(TOKENS[280:], all_logits=True)
     with session(path, threads=1, **types) as s:
-        assert prompt_cache.load(tmp_path / "s", s) == TOKENS[:280]
+        assert session_file.load(tmp_path / "s", s) == TOKENS[:280]
         np.testing.assert_array_equal(s.eval(TOKENS[280:], all_logits=True), expected)
 
 

@@ -7,7 +7,7 @@ import pytest
 from test_rowwise import random, run, state
 
 from ikpy_llm.kernels import simd
-from ikpy_llm.kernels.jit import Kernel, call
+from ikpy_llm.kernels.compiler.jit import Kernel, call
 
 EPS = 1e-5
 
@@ -30,7 +30,7 @@ def test_rope(style, n, n_head, head_dim, n_rot):
     c, s = (table[pos0 : pos0 + n, None, :, i].astype(np.float64) for i in (0, 1))
     wanted = x.astype(np.float64)
     wanted[..., a], wanted[..., b] = x[..., a] * c - x[..., b] * s, x[..., a] * s + x[..., b] * c
-    spec, tail = Kernel("heads.rope", style=style), (table, n_head, head_dim, n_rot, 0, 0.0, state(n, pos0))
+    spec, tail = Kernel("rows.heads.rope", style=style), (table, n_head, head_dim, n_rot, 0, 0.0, state(n, pos0))
     y = run(spec, x.shape, (x, ..., *tail))
     np.testing.assert_allclose(y, wanted, atol=1e-6)
     assert (run(spec, x.shape, (..., ..., *tail), init=x) == y).all(), "in place"
@@ -43,12 +43,12 @@ def test_rope(style, n, n_head, head_dim, n_rot):
 def test_norm_and_rotation_at_once(style, n, n_head, head_dim, n_rot):
     rng = np.random.default_rng(n)
     x, w, table = random(rng, n, n_head, head_dim) * 5, random(rng, head_dim), rope_table(64, n_rot)
-    normed = run(Kernel("rowwise.rms_norm"), x.shape, (x, w, 0, ..., head_dim, n_head, EPS, state(n)))
+    normed = run(Kernel("rows.rowwise.rms_norm"), x.shape, (x, w, 0, ..., head_dim, n_head, EPS, state(n)))
     tail = table, n_head, head_dim, n_rot
     wanted = run(
-        Kernel("heads.rope", style=style), x.shape, (normed.astype(np.float32), ..., *tail, 0, 0.0, state(n, 5))
+        Kernel("rows.heads.rope", style=style), x.shape, (normed.astype(np.float32), ..., *tail, 0, 0.0, state(n, 5))
     )
-    spec, tail = Kernel("heads.rope", style=style, norm=True), (*tail, w, EPS, state(n, 5))
+    spec, tail = Kernel("rows.heads.rope", style=style, norm=True), (*tail, w, EPS, state(n, 5))
     assert (run(spec, x.shape, (x, ..., *tail)) == wanted).all()
     assert (run(spec, x.shape, (..., ..., *tail), init=x) == wanted).all(), "in place"
 
@@ -61,14 +61,14 @@ def test_keys_are_rotated_into_their_cells(style, norm, n_cells):
     rng = np.random.default_rng(1)
     k, v, w, table = random(rng, n, n_head, k_dim), random(rng, n, n_head, v_dim), random(rng, k_dim), rope_table(n, 40)
     tail = table, n_head, k_dim, n_rot, w, EPS, state(n)
-    keys = run(Kernel("heads.rope", style=style, norm=norm), k.shape, (k, ..., *tail)).astype(np.float16)
+    keys = run(Kernel("rows.heads.rope", style=style, norm=norm), k.shape, (k, ..., *tail)).astype(np.float16)
     results = []
     for nth in (1, 3):
         kcache, vcache = (np.full(n_cells * n_head * d, np.nan, np.float16) for d in (k_dim, v_dim))
         for pos0, step in (0, 1), (1, 98), (99, 1), (100, 200):
             part = slice(pos0, pos0 + step)
             sizes = n_head, k_dim, v_dim, n_cells, table, n_rot, w, EPS, state(step, pos0)
-            spec = Kernel("heads.kv_store", style=style, norm=norm)
+            spec = Kernel("rows.heads.kv_store", style=style, norm=norm)
             call(spec, k[part].copy(), v[part].copy(), kcache, vcache, *sizes, nth=nth)
         results.append(kcache.tobytes() + vcache.tobytes())
     assert results[0] == results[1]

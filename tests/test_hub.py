@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ikpy_llm.engine import hub
+from ikpy_llm.engine.file import hub
 from ikpy_llm.errors import IkpyError
 
 FILES = [

@@ -12,10 +12,10 @@ from sessions import session
 from test_conversation import CHARS, Vocab, sampler
 from test_conversation import Session as Parrot
 
-from ikpy_llm.engine import program
-from ikpy_llm.engine.chat import ChatTemplate
-from ikpy_llm.engine.conversation import Cache, Conversation, stream
+from ikpy_llm.engine.program import program
+from ikpy_llm.engine.step.conversation import Cache, Conversation, stream
 from ikpy_llm.kernels.derive import bench
+from ikpy_llm.text.chat.chat import ChatTemplate
 
 TOKENS = np.random.default_rng(1).integers(0, tiny_llama.N_VOCAB, 300).tolist()
 

@@ -13,17 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ikpy_llm.kernels import jit
-from ikpy_llm.kernels.jit import JitError, Kernel
+from ikpy_llm.kernels.compiler import jit
+from ikpy_llm.kernels.compiler.jit import JitError, Kernel
 from ikpy_llm.kernels.simd import target
 
 ROOT = Path(__file__).parents[1]
-SPECS = [Kernel("rowwise.add"), Kernel("rowwise.add_bias"), Kernel("rowwise.last_rows")]
+SPECS = [Kernel("rows.rowwise.add"), Kernel("rows.rowwise.add_bias"), Kernel("rows.rowwise.last_rows")]
 LOAD = """
 import json, logging, sys
-from ikpy_llm.kernels import jit
+from ikpy_llm.kernels.compiler import jit
 logging.basicConfig(level=logging.WARNING)
-specs, steps = [jit.Kernel(n) for n in ("rowwise.add", "rowwise.add_bias", "rowwise.last_rows")], []
+specs, steps = [jit.Kernel(n) for n in ("rows.rowwise.add", "rows.rowwise.add_bias", "rows.rowwise.last_rows")], []
 addresses = jit.load(specs, lambda *step: steps.append(step))
 import numpy as np
 x, b, y = np.arange(8, dtype="f4"), np.ones(8, "f4"), np.zeros(8, "f4")
@@ -136,10 +136,10 @@ def test_unwritable_cache(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        (Kernel("heads.rope", style="spiral"), ["heads.rope(style=spiral)", "accepted are norm, neox"]),
-        (Kernel("rowwise.nothing"), ["rowwise.nothing()", "no attribute 'nothing'"]),
+        (Kernel("rows.heads.rope", style="spiral"), ["rows.heads.rope(style=spiral)", "accepted are norm, neox"]),
+        (Kernel("rows.rowwise.nothing"), ["rows.rowwise.nothing()", "no attribute 'nothing'"]),
         (Kernel("nowhere.at_all", n=3), ["nowhere.at_all(n=3)", "ikpy_llm.kernels.nowhere"]),
-        (Kernel("rowwise.add", color=1), ["rowwise.add(color=1)", "unexpected keyword argument"]),
+        (Kernel("rows.rowwise.add", color=1), ["rows.rowwise.add(color=1)", "unexpected keyword argument"]),
     ],
     ids=lambda v: getattr(v, "path", ""),
 )
@@ -153,13 +153,13 @@ def test_errors_name_the_kernel(tmp_path, monkeypatch, spec, words):
 def test_a_dead_compiler_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("IKPY_CACHE", str(tmp_path))
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    with pytest.raises(JitError, match=r"rowwise.gated\(act=silu\): compiler process ended with code 1"):
-        jit.compile_missing([Kernel("rowwise.gated", act="silu")])
+    with pytest.raises(JitError, match=r"rows.rowwise.gated\(act=silu\): compiler process ended with code 1"):
+        jit.compile_missing([Kernel("rows.rowwise.gated", act="silu")])
 
 
 def key(**env):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "IKPY_EMULATE": "", **env}
-    code = "from ikpy_llm.kernels import jit; print(jit.cache_path(jit.Kernel('rowwise.add')).name)"
+    code = "from ikpy_llm.kernels.compiler import jit; print(jit.cache_path(jit.Kernel('rows.rowwise.add')).name)"
     return subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -173,7 +173,7 @@ def test_key_depends_on_target_and_parameters():
     keys = [key(**v) for v in variants]
     assert len(set(keys)) == len(keys)
     assert key(IKPY_TARGET=target.runnable()[0]) == key()
-    assert all(k.startswith("rowwise.add-") and k.endswith(".o") for k in keys)
+    assert all(k.startswith("rows.rowwise.add-") and k.endswith(".o") for k in keys)
     names = {
         jit.cache_path(Kernel("a.b", **p)) for p in ({}, {"n": 1}, {"n": 2}, {"m": 1}, {"n": "1"}, {"n": 1, "m": 1})
     }

@@ -13,7 +13,14 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 def test_every_kernel_is_listed(ikpy):
     found = {k.name: k for k in kernels.kernels()}
-    assert {"derive.gemv", "derive.gemm", "derive.pack", "attention.attend", "rowwise.add", "runner.work"} <= set(found)
+    assert {
+        "derive.gemv",
+        "derive.gemm",
+        "derive.pack",
+        "attention.flash.attend",
+        "rows.rowwise.add",
+        "run.runner.work",
+    } <= set(found)
     assert found["derive.gemm"].params == {"type": None, "rows_layout": "False"}
     assert all(k.about for k in found.values())
     done = ikpy("kernels")
@@ -47,7 +54,7 @@ def test_source(ikpy):
 
 def test_ir(ikpy):
     done = ikpy("kernels", "show", "add", "--ir")
-    assert done.stdout.startswith("; rowwise.add() for ") and "define void @" in done.stdout, done.stderr
+    assert done.stdout.startswith("; rows.rowwise.add() for ") and "define void @" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(("target", "products"), [("avx512", "VNNI"), ("neon", "NEON")])
@@ -77,7 +84,7 @@ def test_counts():
         (["show", "gemm"], "derive.gemm needs type=...; types are "),
         (["show", "gemm", "--type", "Q9"], "--type Q9: no such type"),
         (["show", "gemv", "gemm"], "the words name several kernels: derive.gemv, derive.gemm"),
-        (["show", "add", "speed=2"], "rowwise.add(speed=2): "),
+        (["show", "add", "speed=2"], "rows.rowwise.add(speed=2): "),
         (["show", "add", "--target", "foo"], "IKPY_TARGET='foo': accepted are "),
         (["burn"], "'burn' is not one of list, show"),
     ],

@@ -11,13 +11,13 @@ import tiny_llama
 from reference_kv import cells, quantized, rotated
 from sessions import session
 
-from ikpy_llm.engine import kv_cache
+from ikpy_llm.engine.cache import kv_cache
 from ikpy_llm.errors import IkpyError
 from ikpy_llm.kernels import simd
-from ikpy_llm.kernels.attention_dots import SIGNED, WORDS
-from ikpy_llm.kernels.attention_layout import cache_bytes, n_counters, plain_scratch_bytes, scratch_bytes
-from ikpy_llm.kernels.jit import Kernel, call
-from ikpy_llm.kernels.kv_types import KV_TYPES, kv_type
+from ikpy_llm.kernels.attention.dots import SIGNED, WORDS
+from ikpy_llm.kernels.attention.layout import cache_bytes, n_counters, plain_scratch_bytes, scratch_bytes
+from ikpy_llm.kernels.compiler.jit import Kernel, call
+from ikpy_llm.kernels.kv.types import KV_TYPES, kv_type
 
 GOLDEN = np.load(Path(__file__).parent / "data/kv_types.npz")
 MARGIN = 64
@@ -53,16 +53,16 @@ class Cache:
     def store(self, pos0, n, nth=1):
         step, state = slice(pos0, pos0 + n), np.array([n, pos0, n, 0], np.int64)
         had = {"khad": self.dims[0] * self.had[0], "vhad": self.dims[1] * self.had[1]}
-        spec = Kernel("heads.kv_store", k_type=self.types[0], v_type=self.types[1], **had)
+        spec = Kernel("rows.heads.kv_store", k_type=self.types[0], v_type=self.types[1], **had)
         sizes = self.n_head_kv, *self.dims, self.n_cells, 0, 0, 0, 0.0
         call(spec, self.k[step].copy(), self.v[step].copy(), *self.bytes(), *sizes, state, nth=nth)
         for c in self.caches:
             assert (c[:MARGIN] == 77).all() and (c[-MARGIN:] == 77).all(), "written outside the cache"
 
-    def attend(self, pos0, n, window=0, nth=1, path="attention.attend", **how):
+    def attend(self, pos0, n, window=0, nth=1, path="attention.flash.attend", **how):
         state, counters = np.array([n, pos0, n, 0], np.int64), np.zeros(n_counters(self.n_head), np.int64)
         n_bytes = scratch_bytes(n, self.n_head, self.n_cells, self.dims[1])
-        if path != "attention.attend":
+        if path != "attention.flash.attend":
             n_bytes = plain_scratch_bytes(nth, self.n_cells)
         scratch = np.full(n_bytes // 4, np.nan, np.float32)
         whole = np.full(n * self.n_head * self.dims[1] + 2 * MARGIN, -5.5, np.float32)
@@ -158,7 +158,7 @@ def test_attention(types):
     z, expected = h.attend(0, 530, window=100), h.reference(100)
     np.testing.assert_allclose(z, expected, atol=tolerance(types) * np.abs(expected).max())
     assert (h.attend(529, 1, window=100) == z[529]).all()
-    plain, expected = h.attend(0, 530, window=100, path="attention_plain.attend", nth=2), h.reference(100, exact=True)
+    plain, expected = h.attend(0, 530, window=100, path="attention.plain.attend", nth=2), h.reference(100, exact=True)
     np.testing.assert_allclose(plain, expected, atol=1e-5 * np.abs(expected).max())
     assert np.abs(z - expected).mean() < 0.01 * expected.std()  # what 8 bits of the queries cost
 
@@ -190,7 +190,7 @@ def test_head_sizes(dims, heads, types):
     np.testing.assert_allclose(y, expected, atol=tolerance(types) * np.abs(expected).max())
     for pos, n, nth in (299, 1, 2), (0, 1, 1), (255, 3, 3), (100, 40, 1):
         assert (h.attend(pos, n, nth=nth) == y[pos : pos + n]).all(), (pos, n)
-    plain, expected = h.attend(0, 300, path="attention_plain.attend", nth=2), h.reference(exact=True)
+    plain, expected = h.attend(0, 300, path="attention.plain.attend", nth=2), h.reference(exact=True)
     np.testing.assert_allclose(plain, expected, atol=1e-5 * np.abs(expected).max())
 
 
@@ -232,7 +232,7 @@ def test_rotation(dims):
         y, expected = h.attend(0, 300, nth=2), h.reference()
         np.testing.assert_allclose(y, expected, atol=5 * tolerance(h.types) * np.abs(expected).max())
         assert (h.attend(299, 1) == y[299]).all()
-        plain, expected = h.attend(0, 300, path="attention_plain.attend"), h.reference(exact=True)
+        plain, expected = h.attend(0, 300, path="attention.plain.attend"), h.reference(exact=True)
         np.testing.assert_allclose(plain, expected, atol=1e-5 * np.abs(expected).max())
         errors.append(np.square(exact.reference() - y).mean())
     assert errors[1] < 0.5 * errors[0]
@@ -242,7 +242,7 @@ def test_rotation_of_plain_heads():
     """A rotation takes 32 columns, of exact types too."""
     h = Cache(("f32", "f32"), 3, 1, 20, 48, 100, had=(True, True))
     h.store(0, 100)
-    for path in "attention.attend", "attention_plain.attend":
+    for path in "attention.flash.attend", "attention.plain.attend":
         y, expected = h.attend(0, 100, path=path), h.reference()
         np.testing.assert_allclose(y, expected, atol=1e-5 * np.abs(expected).max())
     plain = Cache(("f32", "f32"), 3, 1, 20, 48, 100)

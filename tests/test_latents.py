@@ -10,11 +10,11 @@ from reference_kv import cells, quantized
 from sessions import session
 from test_kv_types import Cache, tolerance
 
-from ikpy_llm.engine import prompt_cache
+from ikpy_llm.engine.cache import session_file
 from ikpy_llm.errors import IkpyError
-from ikpy_llm.kernels.attention_layout import n_counters, plain_scratch_bytes, scratch_bytes
-from ikpy_llm.kernels.jit import Kernel, call
-from ikpy_llm.kernels.kv_types import kv_type
+from ikpy_llm.kernels.attention.layout import n_counters, plain_scratch_bytes, scratch_bytes
+from ikpy_llm.kernels.compiler.jit import Kernel, call
+from ikpy_llm.kernels.kv.types import kv_type
 
 RANK, N_ROT = 96, 32
 TYPES = ["q8_0", "q8_KV", "q6_0", "q5_1", "q4_0", "iq4_nl"]  # 8 bits, a scale per row, planes, minimums, a table
@@ -35,13 +35,13 @@ class Latents(Cache):
         state, part = np.array([n, pos0, n, 0], np.int64), self.k[pos0 : pos0 + n, 0]
         table = np.tile(np.float32([1, 0]), (self.n, N_ROT // 2))
         words = part[:, :RANK].copy(), part[:, RANK:].copy(), *self.bytes(), RANK, N_ROT, self.n_cells, self.w, 0.0
-        call(Kernel("mla.latent_store", style="norm", k_type=self.types[0]), *words, table, state, nth=nth)
+        call(Kernel("attention.mla.latent_store", style="norm", k_type=self.types[0]), *words, table, state, nth=nth)
         assert (self.caches[0][:64] == 77).all() and (self.caches[0][-64:] == 77).all()
 
-    def attend(self, pos0, n, nth=1, path="attention.attend"):
+    def attend(self, pos0, n, nth=1, path="attention.flash.attend"):
         state, counters = np.array([n, pos0, n, 0], np.int64), np.zeros(n_counters(self.n_head), np.int64)
         n_bytes = scratch_bytes(n, self.n_head, self.n_cells, RANK)
-        if path != "attention.attend":
+        if path != "attention.flash.attend":
             n_bytes = plain_scratch_bytes(nth, self.n_cells)
         y, q = np.full((n, self.n_head, RANK), np.nan, np.float32), self.q[pos0 : pos0 + n].copy()
         words = q, *self.bytes(), *self.bytes(), y, self.n_head, 1, 0, self.n_head, self.n_cells, 0
@@ -57,7 +57,7 @@ class Latents(Cache):
 
     def latents(self, first, width, nth):
         y = np.full((self.n, width), np.nan, np.float32)
-        spec = Kernel("mla.latents", k_dim=RANK + N_ROT, k_type=self.types[0])
+        spec = Kernel("attention.mla.latents", k_dim=RANK + N_ROT, k_type=self.types[0])
         call(spec, *self.bytes(), first, y, width, np.array([self.n, 0, 0, 0], np.int64), nth=nth)
         return y
 
@@ -82,7 +82,7 @@ def test_attention_over_latents(name):
     np.testing.assert_allclose(y, expected, atol=tolerance(h.types) * np.abs(expected).max())
     for pos0, n, nth in (0, 1, 1), (63, 2, 2), (255, 3, 3), (280, 20, 1), (299, 1, 2):
         assert (h.attend(pos0, n, nth=nth) == y[pos0 : pos0 + n]).all(), (pos0, n, nth)
-    plain, expected = h.attend(0, 300, path="attention_plain.attend", nth=2), h.reference(exact=True)
+    plain, expected = h.attend(0, 300, path="attention.plain.attend", nth=2), h.reference(exact=True)
     np.testing.assert_allclose(plain, expected, atol=1e-5 * np.abs(expected).max())
 
 
@@ -114,11 +114,11 @@ def test_model(path, tmp_path, caplog):
             assert s.kv.n_bytes == 3 * 256 * kv_type("q8_0").row_bytes(96)
             s.rewind(70)
             again = np.concatenate([s.eval(TOKENS[70:100], all_logits=True), s.eval(TOKENS[100:], all_logits=True)])
-            prompt_cache.save(tmp_path / "s.bin", s, TOKENS)
+            session_file.save(tmp_path / "s.bin", s, TOKENS)
         np.testing.assert_array_equal(again, y[70:])
         assert np.abs(y - expected).mean() < limit * expected.std()
         with session(path, mla=mla, cache_type_v="q8_0", **how) as s:  # -ctv names the same cache
-            assert prompt_cache.load(tmp_path / "s.bin", s) == TOKENS
+            assert session_file.load(tmp_path / "s.bin", s) == TOKENS
             s.rewind(129)
             last = s.eval(TOKENS[129:])[0]
         assert (last == y[-1]).all() == (mla < 3)

@@ -32,9 +32,10 @@ from matmul_cases import (
 )
 
 import ikpy_llm
-from ikpy_llm.kernels import jit, quants
+from ikpy_llm.kernels import quants
+from ikpy_llm.kernels.compiler import jit
 from ikpy_llm.kernels.derive import layout
-from ikpy_llm.kernels.quants import weave
+from ikpy_llm.kernels.quants.interleaved import weave
 from ikpy_llm.kernels.simd import target
 
 HERE = Path(__file__).parent

@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from ikpy_llm.engine import memory
 from ikpy_llm.errors import IkpyError
-from ikpy_llm.kernels import pages
+from ikpy_llm.kernels.run import free_memory
+from ikpy_llm.kernels.run import memory as pages
 
 MEMINFO = "MemTotal:  32000000 kB\nMemAvailable:   2000 kB\n"
 
@@ -82,4 +82,4 @@ def test_what_is_available(tmp_path, files, expected):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert memory.available(tmp_path) == expected
+    assert free_memory.available(tmp_path) == expected

@@ -16,9 +16,9 @@ from reference_moe import ReferenceMoE, choose
 from sessions import session
 
 from ikpy_llm.errors import ModelFileError
+from ikpy_llm.kernels.compiler.jit import Kernel, call
 from ikpy_llm.kernels.derive import layout
-from ikpy_llm.kernels.jit import Kernel, call
-from ikpy_llm.kernels.moe_layout import RoutesLayout
+from ikpy_llm.kernels.moe.layout import RoutesLayout
 
 TOKENS = np.random.default_rng(2).integers(0, tiny_moe.N_VOCAB, 150).tolist()
 
@@ -235,10 +235,10 @@ def test_router(case, n_expert, n_used):
                 words = part, 0 if bias is None else bias, routes, at.weights, at.places, at.groups, n_expert, n_used
                 words += how["n_group"], how["n_group_used"], int(how["norm"]), how["scale"]
                 words += how["ser"][0], float(how["ser"][1]), state, slots
-                call(Kernel("moe.route", gating=how["gating"], group_score=score, single=single), *words, nth=nth)
+                call(Kernel("moe.route.route", gating=how["gating"], group_score=score, single=single), *words, nth=nth)
                 if not single:
                     words = routes, at.places, at.order, at.groups, n_expert, n_used, state, slots
-                    call(Kernel("moe.group", t=t), *words, nth=nth)
+                    call(Kernel("moe.route.group", t=t), *words, nth=nth)
                 check_routes(at, routes, slots, expected[row : row + at.n_rows])
 
 
@@ -282,6 +282,6 @@ def test_values_that_are_no_numbers_choose_some_expert():
     for logits in np.full(8, np.nan, np.float32), np.full(8, -np.inf, np.float32), np.full(8, np.inf, np.float32):
         routes, slots, state = np.zeros(at.n_bytes, np.uint8), np.zeros(8, np.int64), np.array([1, 0, 0, 0], np.int64)
         words = logits, 0, routes, at.weights, at.places, at.groups, 8, 4, 4, 2, 1, 1.0, 0, 0.0, state, slots
-        call(Kernel("moe.route", gating="softmax", group_score="top2", single=True), *words)
+        call(Kernel("moe.route.route", gating="softmax", group_score="top2", single=True), *words)
         ids = routes[at.ids : at.ids + 16].view(np.int32)
         assert sorted(set(ids)) == sorted(ids) and ids.min() >= 0 and ids.max() < 8

@@ -17,8 +17,8 @@ import tiny_model
 from conftest import KEPT, ROOT
 from test_demo_model import write_wheel
 
-from ikpy_llm.engine import demo_model
-from ikpy_llm.kernels import jit
+from ikpy_llm.engine.file import demo_model
+from ikpy_llm.kernels.compiler import jit
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9")
 WORDS = "-p ABC -n 8 --temp 0 -t 2".split()
@@ -205,7 +205,7 @@ import hashlib, sys
 if {without_pip}:
     sys.modules["pip"] = None
 from ikpy_llm.cli import main
-from ikpy_llm.engine import demo_model
+from ikpy_llm.engine.file import demo_model
 content = open(sys.argv[1], "rb").read()
 demo_model.N_BYTES, demo_model.SHA256 = len(content), hashlib.sha256(content).hexdigest()
 sys.exit(main(["run", "-p", "ABC", "-n", "8", "--temp", "0", "-t", "2"], "ikpy"))

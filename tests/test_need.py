@@ -5,9 +5,9 @@ import tiny_deepseek2
 import tiny_gemma3
 from sessions import session
 
-from ikpy_llm.engine import need
-from ikpy_llm.engine.need import Need
-from ikpy_llm.kernels import jit
+from ikpy_llm.engine.measure import need
+from ikpy_llm.engine.measure.need import Need
+from ikpy_llm.kernels.compiler import jit
 from ikpy_llm.kernels.derive import roof
 
 U7 = "gmacs_u7" if jit.target.current().pairs16 else "gmacs_u8"  # codes of 8 bits with bounded queries

@@ -12,13 +12,13 @@ import tiny_llama
 import tiny_moe
 
 from ikpy_llm import models
-from ikpy_llm.engine import rope
-from ikpy_llm.engine.gguf import open_gguf
+from ikpy_llm.engine.file.gguf import open_gguf
+from ikpy_llm.engine.graph import rope
+from ikpy_llm.engine.graph.params import KEYS
 from ikpy_llm.engine.options import Options
-from ikpy_llm.engine.params import KEYS
-from ikpy_llm.engine.session import Session
-from ikpy_llm.engine.vocab import load_vocab
+from ikpy_llm.engine.step.session import Session
 from ikpy_llm.errors import IkpyError, ModelFileError
+from ikpy_llm.text.vocab.vocab import load_vocab
 
 WRITERS = {"llama": tiny_llama, "gemma3": tiny_gemma3, "deepseek2": tiny_deepseek2, "qwen3moe": tiny_moe}
 OPTIONS = Options(threads=1, n_ctx=256, repack=False)

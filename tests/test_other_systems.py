@@ -116,7 +116,7 @@ def test_text_is_the_same(lacking, model, tmp_path):
     assert there.stdout == here.stdout != ""
     code = (
         f"import logging; logging.basicConfig(level=logging.INFO); import ikpy_llm\n"
-        f"from ikpy_llm.engine.workers import Workers\nWorkers(2, pin=True).close()\n"
+        f"from ikpy_llm.engine.step.workers import Workers\nWorkers(2, pin=True).close()\n"
         f"print(ikpy_llm.Model.load({str(model)!r}, threads=2).generate('the', n_predict=12, temp=0))"
     )
     done = lacking(code=code)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ikpy_llm.engine import package_index
+from ikpy_llm.engine.file import package_index
 
 NAME, VERSION, FILE = "some-Package", "1.2", "some_package-1.2-py3-none-any.whl"
 CONTENT = bytes(range(256)) * 9000

@@ -6,10 +6,11 @@ import pytest
 import tiny_llama
 from test_graph import META, trace
 
-from ikpy_llm.engine import fusion, ops, planner
-from ikpy_llm.engine.graph import Value
-from ikpy_llm.engine.records import Cost, Record, Scratch
-from ikpy_llm.kernels.jit import Kernel
+from ikpy_llm.engine.graph.graph import Value
+from ikpy_llm.engine.program import fusion, lowering, planner
+from ikpy_llm.engine.program.lower import lower
+from ikpy_llm.engine.program.records import Cost, Record, Scratch
+from ikpy_llm.kernels.compiler.jit import Kernel
 
 
 def record(reads, writes, extra=()):
@@ -75,8 +76,8 @@ def test_writing_what_others_still_read_needs_a_barrier():
 @pytest.mark.parametrize("n_rows", [1, 512])
 def test_a_model(n_rows):
     graph = trace(META, tiny_llama.shapes(META, bias=True))
-    low = ops.Lowering(n_rows, 1, 3, 512, True, graph.tensors)
-    records = ops.lower(fusion.apply(graph), low)
+    low = lowering.Lowering(n_rows, 1, 3, 512, True, graph.tensors)
+    records = lower(fusion.apply(graph), low)
     plan = planner.plan(records, low.n_bytes, keep=(records[-1].writes[-1],))
     check(plan)
     labels = [r.label for r in records]

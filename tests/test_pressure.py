@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from test_workers import program_of
 
-from ikpy_llm.engine import pressure
-from ikpy_llm.engine.workers import Workers
-from ikpy_llm.kernels import jit, runner
+from ikpy_llm.engine.step import pressure
+from ikpy_llm.engine.step.workers import Workers
+from ikpy_llm.kernels.compiler import jit
+from ikpy_llm.kernels.run import runner
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,7 @@ def test_a_thread_that_waits_for_another_uses_no_core():
     )
     state = np.array(state, np.int64)
     words = (x, ones, 0, y, width, 1, np.float32(0), state)
-    program = program_of([(jit.Kernel("rowwise.rms_norm"), words)] * 100, barriers=False)
+    program = program_of([(jit.Kernel("rows.rowwise.rms_norm"), words)] * 100, barriers=False)
     program[-1, runner.FLAGS] = runner.BARRIER
     with Workers(2) as workers:
         worker = workers._threads[0].native_id
@@ -75,7 +76,7 @@ def test_a_thread_that_waits_for_another_uses_no_core():
 def test_short_turns_keep_what_else_was_chosen():
     code = """
 import os, threading
-from ikpy_llm.engine import pressure
+from ikpy_llm.engine.step import pressure
 os.setpriority(os.PRIO_PROCESS, 0, 7)
 taken = pressure.short_turns(threading.get_native_id())
 policy = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK

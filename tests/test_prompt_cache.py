@@ -16,7 +16,7 @@ import tiny_model
 from sessions import session
 
 from ikpy_llm import Model
-from ikpy_llm.engine import prompt_cache
+from ikpy_llm.engine.cache import session_file
 from ikpy_llm.errors import IkpyError
 
 TOKENS = np.random.default_rng(5).integers(0, tiny_llama.N_VOCAB, 700).tolist()
@@ -43,14 +43,14 @@ def test_what_is_read_back_continues_with_the_same_bits(paths, tmp_path, name):
     n = 600 if name == "gemma3" else 300
     with session(paths[name], **options) as s:
         s.eval(TOKENS[:n])
-        size = prompt_cache.save(file, s, TOKENS[:n])
+        size = session_file.save(file, s, TOKENS[:n])
         assert size == file.stat().st_size < 1.1 * s.kv.n_bytes and list(tmp_path.iterdir()) == [file]
         expected = s.eval(TOKENS[n : n + 40], all_logits=True)
     others = [options | {"threads": 3}] + ([] if name == "gemma3" else [options | {"n_ctx": 512, "n_ubatch": 32}])
     for other in others:
         with session(paths[name], **other) as s:
             s.eval([1, 2, 3])
-            assert prompt_cache.load(file, s) == TOKENS[:n] and s.position == n
+            assert session_file.load(file, s) == TOKENS[:n] and s.position == n
             np.testing.assert_array_equal(s.eval(TOKENS[n : n + 40], all_logits=True), expected)
             s.rewind(n)
             np.testing.assert_array_equal(s.eval(TOKENS[n : n + 1])[0], expected[0])
@@ -59,17 +59,17 @@ def test_what_is_read_back_continues_with_the_same_bits(paths, tmp_path, name):
 def test_part_of_a_session_is_saved_where_it_is_whole(paths, tmp_path):
     with session(paths["llama"]) as s:
         s.eval(TOKENS[:300])
-        prompt_cache.save(tmp_path / "s", s, TOKENS[:280])
-        prompt_cache.load(tmp_path / "s", s)
+        session_file.save(tmp_path / "s", s, TOKENS[:280])
+        session_file.load(tmp_path / "s", s)
         assert s.position == 280
         with pytest.raises(IkpyError, match="281 tokens cannot be saved: the cache has 280 positions"):
-            prompt_cache.save(tmp_path / "s", s, TOKENS[:281])
+            session_file.save(tmp_path / "s", s, TOKENS[:281])
     with session(paths["gemma3"], n_ctx=1024, n_ubatch=64) as s:
         s.eval(TOKENS[:600])
-        prompt_cache.save(tmp_path / "s", s, TOKENS[:590])
+        session_file.save(tmp_path / "s", s, TOKENS[:590])
         with pytest.raises(IkpyError, match="200 tokens cannot be saved"):
-            prompt_cache.save(tmp_path / "s", s, TOKENS[:200])
-        assert prompt_cache.load(tmp_path / "s", s) == TOKENS[:590]
+            session_file.save(tmp_path / "s", s, TOKENS[:200])
+        assert session_file.load(tmp_path / "s", s) == TOKENS[:590]
         with pytest.raises(IkpyError, match="cannot go back to position 200"):
             s.rewind(200)
 
@@ -79,7 +79,7 @@ def saved(paths, folder):
     """Bytes of a session of the tiny llama."""
     with session(paths["llama"], n_ctx=256) as s:
         s.eval(TOKENS[:20])
-        prompt_cache.save(folder / "saved", s, TOKENS[:20])
+        session_file.save(folder / "saved", s, TOKENS[:20])
     return (folder / "saved").read_bytes()
 
 
@@ -133,10 +133,10 @@ def test_other_files_are_refused(saved, reader, tmp_path, case):
     file = tmp_path / "bad"
     file.write_bytes(change(saved))
     with pytest.raises(IkpyError, match=message) as error:
-        prompt_cache.load(file, reader)
+        session_file.load(file, reader)
     assert str(error.value).startswith(f"{file}: ") and "\n" not in str(error.value)
     file.write_bytes(changed(saved, {}))
-    assert prompt_cache.load(file, reader) == TOKENS[:20]
+    assert session_file.load(file, reader) == TOKENS[:20]
 
 
 def test_a_changed_bit_is_found_wherever_it_is(saved, reader, tmp_path):
@@ -146,7 +146,7 @@ def test_a_changed_bit_is_found_wherever_it_is(saved, reader, tmp_path):
         raw[at] ^= 1 << rng.integers(8)
         file.write_bytes(raw)
         with pytest.raises(IkpyError):
-            prompt_cache.load(file, reader)
+            session_file.load(file, reader)
 
 
 def test_other_models_and_caches_are_refused(saved, paths, tmp_path):
@@ -157,21 +157,21 @@ def test_other_models_and_caches_are_refused(saved, paths, tmp_path):
     settings = ((paths["llama"], {"pp_requant": True}), (paths["llama"], {"ser": "1,0.5"}))
     for path, options in ((other, {}), (scaled, {}), (paths["gemma3"], {}), *settings):
         with session(path, **options) as s, pytest.raises(IkpyError, match="the session of another model"):
-            prompt_cache.load(file, s)
+            session_file.load(file, s)
     with session(paths["gemma3"], n_ctx=1024, n_ubatch=64) as s:
         s.eval(TOKENS[:20])
-        prompt_cache.save(file, s, TOKENS[:20])
+        session_file.save(file, s, TOKENS[:20])
     message = r"another KV cache \(-c, -ub, -ctk, -ctv\): 'n_cells' of layer 0 is 256, here 512"
     with session(paths["gemma3"], n_ctx=1024, n_ubatch=400) as s, pytest.raises(IkpyError, match=message):
-        prompt_cache.load(file, s)
+        session_file.load(file, s)
     with session(paths["deepseek2"], mla=1) as s:
         s.eval(TOKENS[:20])
-        prompt_cache.save(file, s, TOKENS[:20])
+        session_file.save(file, s, TOKENS[:20])
     with session(paths["deepseek2"], mla=0) as s, pytest.raises(IkpyError, match="another KV cache"):
-        prompt_cache.load(file, s)
+        session_file.load(file, s)
     file.write_bytes(saved)
     with session(paths["llama"], cache_type_k="bf16") as s, pytest.raises(IkpyError, match="another KV cache") as error:
-        prompt_cache.load(file, s)
+        session_file.load(file, s)
     assert "'types' of layer 0 is {'k': 'f16', " in str(error.value) and "here {'k': 'bf16', " in str(error.value)
 
 
@@ -179,13 +179,13 @@ def test_files_that_cannot_be_written_or_read(reader, tmp_path):
     reader.rewind(0)
     reader.eval(TOKENS[:3])
     with pytest.raises(IkpyError, match="No such file or directory"):
-        prompt_cache.save(tmp_path / "none" / "s", reader, TOKENS[:3])
+        session_file.save(tmp_path / "none" / "s", reader, TOKENS[:3])
     with pytest.raises(IkpyError, match="Is a directory"):
-        prompt_cache.save(tmp_path, reader, TOKENS[:3])
+        session_file.save(tmp_path, reader, TOKENS[:3])
     os.mkfifo(tmp_path / "fifo")
     for path, why in (("none", "No such file"), (".", "Is a directory"), ("fifo", "Is a FIFO, not a regular file")):
         with pytest.raises(IkpyError, match=why):
-            prompt_cache.load(tmp_path / path, reader)
+            session_file.load(tmp_path / path, reader)
     (tmp_path / "fifo").unlink()
     assert not list(tmp_path.iterdir()) and not list(tmp_path.parent.glob(tmp_path.name + ".*"))
 

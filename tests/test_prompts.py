@@ -11,8 +11,8 @@ import tiny_llama
 from gguf import GGMLQuantizationType, quantize
 
 from ikpy_llm.cli import text as texts
-from ikpy_llm.engine.gguf import open_gguf
-from ikpy_llm.engine.vocab import load_vocab
+from ikpy_llm.engine.file.gguf import open_gguf
+from ikpy_llm.text.vocab.vocab import load_vocab
 
 # One token per byte, after unknown, BOS and EOS: a vocabulary that shows what bytes a prompt has.
 WORDS = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "\u2581", "<s2>"]

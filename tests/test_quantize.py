@@ -5,7 +5,7 @@ import pytest
 import reference_kernels as ref
 from matmul_cases import Margins, T, quantize_kernel, random_x, step_state
 
-from ikpy_llm.kernels import jit
+from ikpy_llm.kernels.compiler import jit
 from ikpy_llm.kernels.derive.layout import PAIRS, SLICE, ActsLayout
 from ikpy_llm.kernels.simd import target
 

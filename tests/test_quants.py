@@ -7,9 +7,10 @@ import reference_formats as formats
 from matmul_cases import FLOAT_TYPES, GOLDEN, QUANT_TYPES, TYPES, Matrix, random_rows
 
 import ikpy_llm
-from ikpy_llm.kernels import jit, quants
+from ikpy_llm.kernels import quants
+from ikpy_llm.kernels.compiler import jit
+from ikpy_llm.kernels.compiler.jit import Kernel
 from ikpy_llm.kernels.derive import layout
-from ikpy_llm.kernels.jit import Kernel
 from ikpy_llm.kernels.quants import table
 from ikpy_llm.kernels.simd import target
 

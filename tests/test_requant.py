@@ -11,10 +11,11 @@ from gguf import GGMLQuantizationType, quants
 from matmul_cases import random_rows
 
 from ikpy_llm import Model
-from ikpy_llm.engine import requant
-from ikpy_llm.engine.derived import Derived
-from ikpy_llm.engine.gguf_unwoven import unwoven
-from ikpy_llm.kernels.quants import file_types, table, weave
+from ikpy_llm.engine.file.derived import Derived
+from ikpy_llm.engine.file.unwoven import unwoven
+from ikpy_llm.engine.step import requant
+from ikpy_llm.kernels.quants import file_types, table
+from ikpy_llm.kernels.quants.interleaved import weave
 from ikpy_llm.models import mla
 
 TOKENS = [3, 1, 4, 1, 5, 9, 2, 6]

@@ -120,7 +120,7 @@ def test_warm_start_imports_no_compiler(ikpy, model):
     heavy = {"numba", "gguf", "rich", "jinja2", "huggingface_hub", "sentencepiece", "requests"}
     assert not heavy & {name.split(".")[0] for name in imported}
     assert (
-        not {"ikpy_llm.engine.gbnf", "ikpy_llm.engine.grammar", "ikpy_llm.cli.chat_loop"} & imported
+        not {"ikpy_llm.text.grammar.gbnf", "ikpy_llm.text.grammar.grammar", "ikpy_llm.cli.chat_loop"} & imported
     )  # 10 ms for nothing
 
 

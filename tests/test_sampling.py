@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ikpy_llm.engine.sampling import Sampler, SamplerOptions, uniform
 from ikpy_llm.errors import IkpyError
+from ikpy_llm.sampling.sampler import Sampler, SamplerOptions, uniform
 
 RNG = np.random.default_rng(1)
 OFF = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "temp": 1.0}

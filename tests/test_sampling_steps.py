@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ikpy_llm.engine import sampling_choice, sampling_history
-from ikpy_llm.engine.sampling import Sampler, SamplerOptions
-from ikpy_llm.engine.sampling_options import CHAINS, LETTERS, bias_of, chain_of, chain_of_letters, file_defaults
-from ikpy_llm.engine.sampling_steps import STEPS, USED, Candidates, most_likely
 from ikpy_llm.errors import IkpyError
+from ikpy_llm.sampling import choice, history
+from ikpy_llm.sampling.options import CHAINS, LETTERS, bias_of, chain_of, chain_of_letters, file_defaults
+from ikpy_llm.sampling.sampler import Sampler, SamplerOptions
+from ikpy_llm.sampling.steps import STEPS, USED, Candidates, most_likely
 
 RNG = np.random.default_rng(5)
 
@@ -230,7 +230,7 @@ def slow_dry(text, allowed, breakers=()):
 @given(st.lists(st.integers(0, 3), max_size=40), st.integers(1, 3), st.sets(st.integers(0, 3), max_size=1))
 def test_dry_repeats(text, allowed, breakers):
     o = SamplerOptions(dry_multiplier=1.0, dry_allowed_length=allowed)
-    got = sampling_history.dry_repeats(np.array(text, np.int64), o, {t: [()] for t in breakers})
+    got = history.dry_repeats(np.array(text, np.int64), o, {t: [()] for t in breakers})
     assert got == slow_dry(text, allowed, breakers)
 
 
@@ -241,10 +241,10 @@ def test_dry_penalty_and_breakers():
     assert dict(zip(ids, got.tolist(), strict=True))[7] == pytest.approx(-0.8 * 1.75)
     assert ids[-1] == 7 and got[:-1].max() == got[:-1].min() == 0
     assert after("dry", logits, text, dry_multiplier=1.0, dry_penalty_last_n=4)[1].min() == 0  # the first copy is gone
-    found = sampling_history.breakers_of(("\n", ":", "-y"), Vocab())
+    found = history.breakers_of(("\n", ":", "-y"), Vocab())
     assert found == {10: [()], 11: [()], 9: [()], 8: [(9,)]}
-    assert sampling_history.reach(np.array([1, 8, 9, 2, 3]), found) == 2
-    assert sampling_history.reach(np.array([1, 8, 2, 3]), found) == 4
+    assert history.reach(np.array([1, 8, 9, 2, 3]), found) == 2
+    assert history.reach(np.array([1, 8, 2, 3]), found) == 4
     long = after("dry", np.zeros(2, np.float32), [0] * 3000, dry_multiplier=5.0)[1]
     assert np.isfinite(long).all()
 
@@ -261,7 +261,7 @@ def test_mirostat():
     assert len(set(_tokens(np.zeros(9, np.float32), mirostat=1))) > 3  # a flat distribution has no slope
     c = Candidates(None, logits).order()
     state = Sampler(SamplerOptions(mirostat=2, seed=1), 2000)
-    at = sampling_choice.mirostat_2(c, state.options, state)
+    at = choice.mirostat_2(c, state.options, state)
     kept = [p for p in softmax(c.logits) if -math.log2(p) <= 10]
     expected = 10 - 0.1 * (-math.log2(kept[at] / sum(kept)) - 5)
     assert state.mu == pytest.approx(expected)
@@ -273,8 +273,8 @@ def test_mirostat_1_takes_k(slope, mu, monkeypatch):
     logits = (-slope * np.log(np.arange(1, 501))).astype(np.float32)
     state = Sampler(SamplerOptions(mirostat=1), 500)
     state.mu, kept = mu, []
-    monkeypatch.setattr(sampling_choice, "at_random", lambda c, o, s: kept.append(len(c.ids)) or 0)
-    sampling_choice.mirostat_1(Candidates(None, logits), state.options, state)
+    monkeypatch.setattr(choice, "at_random", lambda c, o, s: kept.append(len(c.ids)) or 0)
+    choice.mirostat_1(Candidates(None, logits), state.options, state)
     k = ((slope - 1) * 2**mu / (1 - 500 ** (1 - slope))) ** (1 / slope)
     assert abs(kept[0] - min(max(k, 1), 500)) <= 1
 

@@ -14,10 +14,10 @@ from conftest import KEPT, ROOT
 from ikpy_llm import cli
 from ikpy_llm.cli import text
 from ikpy_llm.cli.commands import cache
-from ikpy_llm.engine import package_index
-from ikpy_llm.engine.workers import Workers
+from ikpy_llm.engine.file import package_index
+from ikpy_llm.engine.step.workers import Workers
 from ikpy_llm.errors import IkpyError
-from ikpy_llm.kernels import jit
+from ikpy_llm.kernels.compiler import jit
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs a POSIX shell")
 RUN = "-n 2 --temp 0 -t 2".split()
@@ -163,7 +163,7 @@ def test_a_fork_without_threads_tries_again(monkeypatch):
         pool.run(0, 0)
 
 
-GATED = [jit.Kernel("rowwise.gated", act=act) for act in ("silu", "gelu")]
+GATED = [jit.Kernel("rows.rowwise.gated", act=act) for act in ("silu", "gelu")]
 
 
 def test_compiling_without_threads(monkeypatch, tmp_path):

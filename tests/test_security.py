@@ -15,7 +15,7 @@ import tiny_chat
 import tiny_model
 from conftest import KEPT, ROOT
 
-from ikpy_llm.kernels import folders
+from ikpy_llm.kernels.compiler import folders
 
 # Read by every Python that starts with this folder in PYTHONPATH: a line for each event that is not harmless.
 AUDIT = """

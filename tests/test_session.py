@@ -9,10 +9,10 @@ import tiny_llama
 from reference_llama import ReferenceLlama
 from sessions import session
 
-from ikpy_llm.engine import memory
-from ikpy_llm.engine import weights as weights_module
+from ikpy_llm.engine.step import weights as weights_module
 from ikpy_llm.errors import IkpyError, ModelFileError
 from ikpy_llm.kernels.quants import table
+from ikpy_llm.kernels.run import free_memory
 
 TOKENS = np.random.default_rng(1).integers(0, tiny_llama.N_VOCAB, 300).tolist()
 
@@ -231,18 +231,18 @@ def test_memory_is_said_and_checked_before_it_is_taken(folder, path, caplog, mon
     line = f"memory besides: weights {weights / 1e6:.1f} MB woven, buffers {buffers / 1e6:.1f} MB for 512 tokens; "
     assert [r.message for r in caplog.records if r.message.startswith(line)]
     need = weights + buffers + context
-    monkeypatch.setattr(memory, "available", lambda: need)
+    monkeypatch.setattr(free_memory, "available", lambda: need)
     session(path, repack=True).close()
-    monkeypatch.setattr(memory, "available", lambda: need - 1)
+    monkeypatch.setattr(free_memory, "available", lambda: need - 1)
     with pytest.raises(
         IkpyError, match=r"MB of memory are needed \(weights .* MB woven, buffers .*-no-rtr reads"
     ) as error:
         session(path, repack=True)
     assert "\n" not in str(error.value)
-    monkeypatch.setattr(memory, "available", lambda: need - buffers // 2 + weights_module.RESERVE)
+    monkeypatch.setattr(free_memory, "available", lambda: need - buffers // 2 + weights_module.RESERVE)
     with session(path) as s:  # not woven then, for the buffers' sake
         assert not s.packed
-    monkeypatch.setattr(memory, "available", lambda: need - 1)
+    monkeypatch.setattr(free_memory, "available", lambda: need - 1)
     caplog.clear()
     with session(path) as s:
         assert not s.packed
@@ -250,7 +250,7 @@ def test_memory_is_said_and_checked_before_it_is_taken(folder, path, caplog, mon
         "not enough memory to weave the weights: they are read from the file, which is slower",
         "the model is larger than the free memory: parts of it are read from the disk again and again",
     ]
-    monkeypatch.setattr(memory, "available", lambda: context + buffers // 2)
+    monkeypatch.setattr(free_memory, "available", lambda: context + buffers // 2)
     with pytest.raises(IkpyError, match=r"MB of memory are needed .*read from the file.* a smaller context \(-c\)"):
         session(path, repack=False)
 

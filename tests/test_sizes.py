@@ -8,7 +8,8 @@ import tiny_model
 from test_scarcity import one_line
 
 from ikpy_llm import Model
-from ikpy_llm.engine import rope, synthetic
+from ikpy_llm.engine.file import synthetic
+from ikpy_llm.engine.graph import rope
 from ikpy_llm.errors import IkpyError
 
 

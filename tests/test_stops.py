@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ikpy_llm.engine.stops import StopMatcher
 from ikpy_llm.errors import IkpyError
+from ikpy_llm.text.stops import StopMatcher
 
 
 def through(pieces, stops):

@@ -9,10 +9,11 @@ import tiny_model
 from conftest import ROOT
 
 from ikpy_llm import cli
-from ikpy_llm.cli import console, sweep_rows
+from ikpy_llm.cli import console
+from ikpy_llm.cli.bench import sweep_rows
 from ikpy_llm.cli.commands import sweep_bench
-from ikpy_llm.engine import hub
-from ikpy_llm.engine.workers import Workers
+from ikpy_llm.engine.file import hub
+from ikpy_llm.engine.step.workers import Workers
 from ikpy_llm.errors import IkpyError
 
 HEAD = [

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from ikpy_llm import models
-from ikpy_llm.engine import synthetic
+from ikpy_llm.engine.file import synthetic
 from ikpy_llm.engine.options import Options
-from ikpy_llm.engine.session import Session
+from ikpy_llm.engine.step.session import Session
 from ikpy_llm.errors import IkpyError
-from ikpy_llm.kernels import jit, quants
+from ikpy_llm.kernels import quants
+from ikpy_llm.kernels.compiler import jit
 from ikpy_llm.kernels.derive.api import dequantize
 from ikpy_llm.kernels.quants import table
 from ikpy_llm.models import llama

@@ -11,8 +11,8 @@ from pathlib import Path
 import llvmlite.binding as llvm
 import pytest
 
-from ikpy_llm.kernels import jit
-from ikpy_llm.kernels.jit import JitError, Kernel
+from ikpy_llm.kernels.compiler import jit
+from ikpy_llm.kernels.compiler.jit import JitError, Kernel
 from ikpy_llm.kernels.simd import arm_features, target
 
 ROOT = Path(__file__).parents[1]
@@ -126,7 +126,7 @@ def test_neon_where_it_is_asked_for(name, machine, monkeypatch):
     if not runs:
         monkeypatch.setattr(target, "current", lambda: found)
         with pytest.raises(JitError) as error:
-            jit.load([Kernel("rowwise.add")])
+            jit.load([Kernel("rows.rowwise.add")])
         text = "target neon cannot run on this CPU, which lacks dotprod; accepted are generic"
         assert str(error.value) == text
 
@@ -159,8 +159,8 @@ def test_the_auxiliary_vector_is_read():
 WINDOWS = """
 import llvmlite.binding as llvm
 llvm.get_process_triple = lambda: "x86_64-pc-windows-msvc"
-from ikpy_llm.kernels import compile, jit
-for kernel in jit.Kernel("runner.work"), jit.Kernel("trace.timed"):
+from ikpy_llm.kernels.compiler import compile, jit
+for kernel in jit.Kernel("run.runner.work"), jit.Kernel("run.timed"):
     _, module = compile.build(kernel)
     print(*sorted(f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")))
 """

@@ -181,7 +181,9 @@ def test_ctrl_c_ends_a_command(plain, words, wait_for):
 def compilers_of(pid: int) -> list:
     """Its compiler processes, once there are some that have begun."""
     while not (
-        found := [c for c in psutil.Process(pid).children() if "ikpy_llm.kernels.compile" in " ".join(c.cmdline())]
+        found := [
+            c for c in psutil.Process(pid).children() if "ikpy_llm.kernels.compiler.compile" in " ".join(c.cmdline())
+        ]
     ):
         time.sleep(0.01)
     return found

@@ -3,10 +3,10 @@
 import pytest
 import tiny_llama
 
-from ikpy_llm.engine import trace
-from ikpy_llm.engine.gguf import open_gguf
+from ikpy_llm.engine.file.gguf import open_gguf
+from ikpy_llm.engine.measure import trace
 from ikpy_llm.engine.options import Options
-from ikpy_llm.engine.session import Session
+from ikpy_llm.engine.step.session import Session
 from ikpy_llm.models import llama
 
 ROOF = {"gbps": 40.0, "gmacs": 500.0}

@@ -16,11 +16,11 @@ from gguf_writer import U, write
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ikpy_llm.engine.gguf import open_gguf
-from ikpy_llm.engine.vocab import load_vocab
-from ikpy_llm.engine.vocab_bpe import _SYMBOLS, BpeEncoder
-from ikpy_llm.engine.vocab_pre import PRE
+from ikpy_llm.engine.file.gguf import open_gguf
 from ikpy_llm.errors import IkpyError, ModelFileError
+from ikpy_llm.text.vocab.bpe import _SYMBOLS, BpeEncoder
+from ikpy_llm.text.vocab.pre import PRE
+from ikpy_llm.text.vocab.vocab import load_vocab
 
 DATA = Path(__file__).parent / "data"
 with lzma.open(DATA / "vocab_cases.json.xz", "rt", encoding="utf-8") as _file:

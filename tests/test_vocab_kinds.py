@@ -9,11 +9,11 @@ from gguf_writer import write
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ikpy_llm.engine.gguf import open_gguf
-from ikpy_llm.engine.vocab import load_vocab
-from ikpy_llm.engine.vocab_pre import PRE, pre_type
-from ikpy_llm.engine.vocab_words import Words
-from ikpy_llm.engine.vocab_wpm import cleaned
+from ikpy_llm.engine.file.gguf import open_gguf
+from ikpy_llm.text.vocab.pre import PRE, pre_type
+from ikpy_llm.text.vocab.vocab import load_vocab
+from ikpy_llm.text.vocab.words import Words
+from ikpy_llm.text.vocab.wpm import cleaned
 
 # --- words ---
 

@@ -5,9 +5,9 @@ import tiny_model
 from gguf_writer import write
 
 from ikpy_llm import Model
-from ikpy_llm.engine.gguf import open_gguf
-from ikpy_llm.engine.vocab import load_vocab
+from ikpy_llm.engine.file.gguf import open_gguf
 from ikpy_llm.errors import ModelFileError
+from ikpy_llm.text.vocab.vocab import load_vocab
 
 LETTERS = [*"abcdefghijklmnopqrstuvwxyz<>/|_[]", "\u0120"]
 

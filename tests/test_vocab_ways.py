@@ -19,15 +19,16 @@ from gguf_writer import write
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from vocab_texts import random_text
 
-from ikpy_llm.engine import vocab_merge, vocab_words
-from ikpy_llm.engine.gguf import open_gguf
-from ikpy_llm.engine.vocab import load_vocab
-from ikpy_llm.engine.vocab_bpe import _SYMBOLS
-from ikpy_llm.engine.vocab_merge import merge, merge_letters
-from ikpy_llm.engine.vocab_pre import _ROWS
-from ikpy_llm.engine.vocab_ugm import UgmEncoder
-from ikpy_llm.engine.vocab_words import Words
-from ikpy_llm.engine.vocab_wpm import WpmEncoder
+from ikpy_llm.engine.file.gguf import open_gguf
+from ikpy_llm.text.vocab import merge as vocab_merge
+from ikpy_llm.text.vocab import words as vocab_words
+from ikpy_llm.text.vocab.bpe import _SYMBOLS
+from ikpy_llm.text.vocab.merge import merge, merge_letters
+from ikpy_llm.text.vocab.pre import _ROWS
+from ikpy_llm.text.vocab.ugm import UgmEncoder
+from ikpy_llm.text.vocab.vocab import load_vocab
+from ikpy_llm.text.vocab.words import Words
+from ikpy_llm.text.vocab.wpm import WpmEncoder
 
 DATA = Path(__file__).parent / "data"
 S = "\u2581"
@@ -211,7 +212,7 @@ def unigram(rng):
 @pytest.mark.parametrize("at_once", [2048, 6])
 def test_unigram_ties_are_decided_as_in_the_library_of_the_models(at_once, monkeypatch):
     """`tokenizers` (what models are trained with) and llama.cpp: of equal sums the one whose last piece is longest."""
-    monkeypatch.setattr("ikpy_llm.engine.vocab_ugm.AT_ONCE", at_once)
+    monkeypatch.setattr("ikpy_llm.text.vocab.ugm.AT_ONCE", at_once)
     rng = random.Random(11)
     for _ in range(300):
         names, scores = unigram(rng)

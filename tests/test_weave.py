@@ -12,10 +12,11 @@ from matmul_cases import GOLDEN
 
 import ikpy_llm
 from ikpy_llm import Model
-from ikpy_llm.engine.gguf import open_gguf
+from ikpy_llm.engine.file.gguf import open_gguf
 from ikpy_llm.errors import ModelFileError
 from ikpy_llm.kernels.derive import api, layout
-from ikpy_llm.kernels.quants import table, weave
+from ikpy_llm.kernels.quants import table
+from ikpy_llm.kernels.quants.interleaved import weave
 
 WOVEN = list(weave.types())
 HAVE_BASE = [t for t in WOVEN if t + ".deq" not in GOLDEN]

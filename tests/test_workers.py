@@ -14,10 +14,11 @@ import numpy as np
 import psutil
 import pytest
 
-from ikpy_llm.engine import workers as workers_module
-from ikpy_llm.engine.workers import Workers
+from ikpy_llm.engine.step import workers as workers_module
+from ikpy_llm.engine.step.workers import Workers
 from ikpy_llm.errors import IkpyError
-from ikpy_llm.kernels import cores, jit, runner
+from ikpy_llm.kernels.compiler import jit
+from ikpy_llm.kernels.run import cores, runner
 
 
 def program_of(records, barriers=True):
@@ -36,7 +37,7 @@ def adds(n_records, width=1024):
     x, one = np.zeros((n_rows, width), np.float32), np.ones((n_rows, width), np.float32)
     state = np.array([n_rows, 0, n_rows, 0], np.int64)
     words = (x, one, x, width, state)
-    return x, (one, state), program_of([(jit.Kernel("rowwise.add"), words)] * n_records)
+    return x, (one, state), program_of([(jit.Kernel("rows.rowwise.add"), words)] * n_records)
 
 
 def comes_to_rest(seconds=60):
@@ -155,7 +156,7 @@ def test_interrupt_leaves_nothing_stuck(interrupts):
 INTERRUPTED = """
 import os, random, signal, time
 from test_workers import adds
-from ikpy_llm.engine.workers import Workers
+from ikpy_llm.engine.step.workers import Workers
 
 def interrupt(*_):
     raise KeyboardInterrupt

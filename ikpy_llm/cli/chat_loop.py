@@ -180,7 +180,7 @@ def interact(model, prompt: str, shown: str, talk: Talk, first: bool) -> None:
 
 def _turn(model, sampler, ends, stops, talk: Talk):
     """The model's turn: the text so far is what the sampler has seen."""
-    from ikpy_llm.engine.conversation import shifted
+    from ikpy_llm.engine.step.conversation import shifted
 
     text = sampler.history.last(-1).tolist()
     while talk.keep is not None and len(text) >= model.n_ctx:

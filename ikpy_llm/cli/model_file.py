@@ -13,7 +13,7 @@ def model_path(options: ModelOptions):
     """The path of the model file; None for the demo model."""
     repo, file = options.hf_repo, options.hf_file
     if options.model_url is not None:
-        from ikpy_llm.engine import hub
+        from ikpy_llm.engine.file import hub
 
         if repo or options.model:
             raise IkpyError("-mu, -hf and -m exclude each other")
@@ -24,7 +24,7 @@ def model_path(options: ModelOptions):
         return None if options.model is None else Path(options.model)  # a text might be a model of the hub
     if options.model is not None:
         raise IkpyError("-hf and -m exclude each other")
-    from ikpy_llm.engine import hub
+    from ikpy_llm.engine.file import hub
 
     return hub.resolve(repo, file, token=options.hf_token, offline=options.offline or None)
 
@@ -32,9 +32,9 @@ def model_path(options: ModelOptions):
 def listed(options: ModelOptions) -> bool:
     """Do what --list-devices and -cl ask for; False where neither is given."""
     if options.list_devices:
-        from ikpy_llm.cli import bench_machine
+        from ikpy_llm.cli.bench import machine
 
-        write(f"Available devices:\n  CPU: {bench_machine.cpu_name()}\n")
+        write(f"Available devices:\n  CPU: {machine.cpu_name()}\n")
     if options.cache_list:
         _list_cache()
     return options.list_devices or options.cache_list
@@ -42,7 +42,7 @@ def listed(options: ModelOptions) -> bool:
 
 def _list_cache() -> None:
     """Print the models of the hub in the cache, as they are written after -hf and -hff."""
-    from ikpy_llm.engine import hub
+    from ikpy_llm.engine.file import hub
 
     for name, size in hub.cached_models():
         write(f"{size / 2**20:10.1f} MiB  {name}\n")

@@ -19,7 +19,7 @@ TYPES = {"int": int, "float": float, "str": str, "bool": lambda text: WORDS[text
 
 
 def of(options) -> dict[str, object]:
-    """What engine.overrides takes; those of --override-kv win."""
+    """What engine.file.overrides takes; those of --override-kv win."""
     found = {key: getattr(options, name) for name, key in ROPE.items() if getattr(options, name) is not None}
     if options.rope_freq_scale is not None:
         if options.rope_scale is not None:

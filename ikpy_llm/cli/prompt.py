@@ -63,7 +63,7 @@ def template_variables(options) -> dict:
             raise IkpyError(
                 f"--chat-template-kwargs is {shown(options.chat_template_kwargs, 300)[1:-1]}; a JSON object is accepted"
             )
-        from ikpy_llm.engine.chat import checked_variables
+        from ikpy_llm.text.chat.chat import checked_variables
 
         variables |= checked_variables("--chat-template-kwargs", {k: v for k, v in given.items() if k != "tools"})
         variables |= {k: v for k, v in given.items() if k == "tools"}  # which Model.conversation takes
@@ -76,16 +76,16 @@ def may_chat(options) -> bool:
         return False
     if options.chat_template is not None or options.chat_template_file is not None or not options.model:
         return True  # the demo model has one, a file of the hub most likely
-    from ikpy_llm.engine.chat import file_templates
-    from ikpy_llm.engine.gguf import open_gguf
+    from ikpy_llm.engine.file.gguf import open_gguf
+    from ikpy_llm.text.chat.chat import file_templates
 
     return bool(file_templates(open_gguf(options.model).meta))
 
 
 def lacks_format(model, tokens: list[int]) -> bool:
     """Is a prompt plain text, without the marks of a chat format, though the model has one?"""
-    from ikpy_llm.engine.chat import file_templates
-    from ikpy_llm.engine.vocab_special import CONTROL
+    from ikpy_llm.text.chat.chat import file_templates
+    from ikpy_llm.text.vocab.special import CONTROL
 
     vocab = model.vocab
     marks = {token for token in tokens if token < vocab.n_tokens and vocab.types[token] == CONTROL}

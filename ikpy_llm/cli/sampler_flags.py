@@ -4,14 +4,8 @@ import dataclasses
 import typing
 
 from ikpy_llm.cli.options import flag, flags_of
-from ikpy_llm.engine.sampling_options import (
-    DIALECTS,
-    PRESETS,
-    SamplerOptions,
-    bias_of,
-    chain_of_letters,
-)
 from ikpy_llm.errors import IkpyError
+from ikpy_llm.sampling.options import DIALECTS, PRESETS, SamplerOptions, bias_of, chain_of_letters
 
 
 def _flag_of(f: dataclasses.Field):
@@ -141,7 +135,7 @@ def _rules(options) -> dict:
         raise IkpyError(f"{' and '.join(names)} exclude each other")
     if not names:
         return {}
-    from ikpy_llm.engine import grammar  # 10 ms of every start
+    from ikpy_llm.text.grammar import grammar  # 10 ms of every start
 
     value = found[names[0]]
     text = read_file(names[0], value) if names[0] in ("--grammar-file", "-jf") else word(value)

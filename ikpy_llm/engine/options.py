@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 
 from ikpy_llm import arguments
 from ikpy_llm.errors import IkpyError, shown
-from ikpy_llm.kernels.kv_types import KV_TYPES, kv_type
+from ikpy_llm.kernels.kv.types import KV_TYPES, kv_type
 
 MAX_THREADS = 1024
 DEFAULT_CTX = 4096  # rows of the KV cache unless asked for; models of today were trained for up to 100 times that

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from ikpy_llm.engine.graph import Graph, Value
-from ikpy_llm.engine.params import KEYS, Params
-from ikpy_llm.engine.rope import Angles, Yarn, growth
+from ikpy_llm.engine.graph.graph import Graph, Value
+from ikpy_llm.engine.graph.params import KEYS, Params
+from ikpy_llm.engine.graph.rope import Angles, Yarn, growth
 
 # Names of the activation functions in files, which follow HF transformers.
 ACTS = {"silu": ("silu", "swish"), "gelu": ("gelu_pytorch_tanh", "gelu_tanh", "gelu_new"), "relu2": ("relu2",)}

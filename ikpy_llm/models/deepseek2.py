@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ikpy_llm.engine.graph import Graph, Value
-from ikpy_llm.engine.params import Params
-from ikpy_llm.engine.rope import Angles, growth
+from ikpy_llm.engine.graph.graph import Graph, Value
+from ikpy_llm.engine.graph.params import Params
+from ikpy_llm.engine.graph.rope import Angles, growth
 from ikpy_llm.models.blocks import angles, attn_factor, embed, ffn, head, moe
 from ikpy_llm.models.mla import attention
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ikpy_llm.engine.graph import Graph, Value
-from ikpy_llm.engine.params import Params
-from ikpy_llm.engine.rope import Angles
+from ikpy_llm.engine.graph.graph import Graph, Value
+from ikpy_llm.engine.graph.params import Params
+from ikpy_llm.engine.graph.rope import Angles
 from ikpy_llm.models.blocks import angles, attention, embed, ffn, head
 
 PERIOD = 6  # the last of so many layers sees everything

@@ -13,13 +13,13 @@ import math
 
 import numpy as np
 
-from ikpy_llm.engine.graph import PART, Graph, Value
-from ikpy_llm.engine.params import Params
-from ikpy_llm.engine.requant import multiplied, q8_0
-from ikpy_llm.engine.rope import Angles
+from ikpy_llm.engine.graph.graph import PART, Graph, Value
+from ikpy_llm.engine.graph.params import Params
+from ikpy_llm.engine.graph.rope import Angles
+from ikpy_llm.engine.step.requant import multiplied, q8_0
 from ikpy_llm.errors import ModelFileError, shown
 from ikpy_llm.kernels.derive.layout import file_bytes
-from ikpy_llm.kernels.kv_types import MAX_HEAD
+from ikpy_llm.kernels.kv.types import MAX_HEAD
 
 STYLE, UNIT = "norm", 16
 WORDS = {"F32": np.uint32, "F16": np.uint16, "BF16": np.uint16}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ikpy_llm.engine.graph import Graph, Value
-from ikpy_llm.engine.params import Params
-from ikpy_llm.engine.rope import Angles
+from ikpy_llm.engine.graph.graph import Graph, Value
+from ikpy_llm.engine.graph.params import Params
+from ikpy_llm.engine.graph.rope import Angles
 from ikpy_llm.models.blocks import angles, attention, attn_factor, embed, ffn, head
 
 SHORT, LONG = "rope_factors_short.weight", "rope_factors_long.weight"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ikpy_llm.engine.graph import Graph, Value
-from ikpy_llm.engine.params import Params
+from ikpy_llm.engine.graph.graph import Graph, Value
+from ikpy_llm.engine.graph.params import Params
 from ikpy_llm.models.blocks import attention, embed, ffn, head
 
 

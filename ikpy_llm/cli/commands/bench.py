@@ -10,8 +10,9 @@ import types
 from collections.abc import Iterator
 
 from ikpy_llm import files
-from ikpy_llm.cli import bench_machine, bench_report, bench_run, console, overrides
-from ikpy_llm.cli.bench_result import Result, Test, record, samples
+from ikpy_llm.cli import console, overrides
+from ikpy_llm.cli.bench import machine, report, run
+from ikpy_llm.cli.bench.result import Result, Test, record, samples
 from ikpy_llm.cli.model_file import listed, model_path
 from ikpy_llm.cli.options import (
     ModelOptions,
@@ -29,7 +30,7 @@ from ikpy_llm.errors import IkpyError
 BATCH, UBATCH, MLA, AMB = 2048, 512, 3, 256
 MOST_TESTS = 10_000  # of all combinations: one of a second each takes three hours
 MOST_REPETITIONS = 100_000
-FORMATS = tuple(bench_report.FORMATS)
+FORMATS = tuple(report.FORMATS)
 
 
 @dataclasses.dataclass
@@ -129,15 +130,15 @@ def main(options: Options) -> int:
             for writer in writers:
                 writer.add(result)
     if options.plot and results:
-        from ikpy_llm.cli import bench_plot
+        from ikpy_llm.cli.bench import plot as bench_plot
 
-        bench_plot.types([record(r, bench_machine.BUILD) | samples(r) for r in results], options.plot)
+        bench_plot.types([record(r, machine.BUILD) | samples(r) for r in results], options.plot)
         print(f"wrote {options.plot}", file=sys.stderr)
     return int(bool(failed))
 
 
 @contextlib.contextmanager
-def ended(writers: list[bench_report.Writer]) -> Iterator[None]:
+def ended(writers: list[report.Writer]) -> Iterator[None]:
     """Whatever happens inside, Ctrl-C too, what has been written is whole; not where nobody reads it any more."""
     try:
         yield
@@ -160,7 +161,7 @@ def check(options: Options) -> None:
     if options.synthetic is not None and (options.model or options.hf_repo or options.model_url):
         raise IkpyError("--synthetic and a model file exclude each other")
     if options.plot:
-        from ikpy_llm.cli import bench_plot
+        from ikpy_llm.cli.bench import plot as bench_plot
 
         bench_plot.pyplot()  # say now what is missing, not in two minutes
         bench_plot.adjust_text()
@@ -198,7 +199,7 @@ def n_setups(o: Options) -> int:
     return math.prod(n or 1 for n in counts)
 
 
-def writers_of(options: Options, tests: list[Test]) -> list[bench_report.Writer]:
+def writers_of(options: Options, tests: list[Test]) -> list[report.Writer]:
     """What prints the results: -o on stdout, -oe on stderr."""
     # llama-bench shows a parameter that is not its default everywhere.
     asked = {
@@ -211,23 +212,23 @@ def writers_of(options: Options, tests: list[Test]) -> list[bench_report.Writer]
         "type_k": set(options.cache_type_k) - {"f16"},
         "type_v": set(options.cache_type_v) - {"f16"},
         "flash_attn": {"off", "0"} & set(options.flash_attn),
-        **dict.fromkeys(bench_report.MEASURED, options.roofline),
+        **dict.fromkeys(report.MEASURED, options.roofline),
     }
     shown, found = {name for name, value in asked.items() if value}, []
     for name, out in ((options.output, sys.stdout), (options.output_err, sys.stderr)):
-        kind = bench_report.FORMATS.get(name)
+        kind = report.FORMATS.get(name)
         if name == "md" and options.synthetic is not None:
-            from ikpy_llm.cli.bench_synthetic import Summary
+            from ikpy_llm.cli.bench.synthetic import Summary
 
             found.append(Summary(tests, len(options.threads + options.threads_batch + options.threads_pairs) > 1, out))
         elif kind:
-            found.append(kind(bench_machine.BUILD, shown, options.compat, out))
+            found.append(kind(machine.BUILD, shown, options.compat, out))
         if name == "md" and options.profile:
-            found.append(Profiles(bench_machine.BUILD, out=out))
+            found.append(Profiles(machine.BUILD, out=out))
     return found
 
 
-class Profiles(bench_report.Writer):
+class Profiles(report.Writer):
     """The profiles of all tests, after the table."""
 
     def __init__(self, *args, **kwargs):
@@ -263,7 +264,7 @@ def results_of(options: Options, tests: list[Test], failed: list[str]) -> Iterat
                     fail(error, failed)
                 else:
                     if first:
-                        bench_machine.note_load()
+                        machine.note_load()
                     first = False
             for test in some:
                 number += 1
@@ -312,16 +313,14 @@ def setups_of(options: Options, tests: list[Test]):
         own = options.swa_full, mla, options.amb, options.ser
         kv = tuple(overrides.of(options).items())
         sizes = source, pair.first, min(n_ubatch, n_batch), repack, pair.second
-        setup = bench_run.Setup(
-            *sizes, *own, override_kv=kv, cache=bench_run.Cache(*cache), pp_requant=options.pp_requant
-        )
+        setup = run.Setup(*sizes, *own, override_kv=kv, cache=run.Cache(*cache), pp_requant=options.pp_requant)
         yield setup, n_batch, n_ubatch, tests
 
 
 def sources_of(options: Options) -> list:
     """Paths of model files (None: the demo model), or synthetic files."""
     if options.synthetic is not None:
-        from ikpy_llm.engine import synthetic
+        from ikpy_llm.engine.file import synthetic
 
         shape, names = synthetic.shape_of(options.synthetic), synthetic.types_of(options.types or ["all"])
         synthetic.check_memory(shape, min(names, key=synthetic.bits_per_weight))  # if none fits, there is one error
@@ -341,21 +340,21 @@ def measure(session, test: Test, n_batch: int, n_ubatch: int, options: Options, 
     """Run one test, each repetition between two measurements of the roofs where those are wanted; held: run_test."""
     time.sleep(options.delay)
     with_roof = options.roofline or options.profile or options.synthetic is not None
-    result = bench_run.describe(session, test, n_batch, n_ubatch)
+    result = run.describe(session, test, n_batch, n_ubatch)
     if options.synthetic is not None:
-        from ikpy_llm.engine.synthetic import bits_per_weight
+        from ikpy_llm.engine.file.synthetic import bits_per_weight
 
         result.weight_type = session.file.type_name
         result.bits_per_weight = bits_per_weight(result.weight_type, session.file.shape.n_embd)
     with console.Progress(live=False) as progress:
         used = ["gen"] * bool(test.n_gen) + ["prompt"] * (test.n_gen < test.n_timed)
-        roofs = bench_run.Roofs(session, result.n_threads, used) if with_roof else None
-        bench_run.run_test(session, result, options.repetitions, options.warmup, progress, roofs, held)
+        roofs = run.Roofs(session, result.n_threads, used) if with_roof else None
+        run.run_test(session, result, options.repetitions, options.warmup, progress, roofs, held)
         if options.profile:
-            from ikpy_llm.cli import bench_profile
+            from ikpy_llm.cli.bench import profile as bench_profile
 
             held.clear()
-            profile, roof = bench_profile.measured(lambda: bench_run.profile_of(session, result), roofs)
+            profile, roof = bench_profile.measured(lambda: run.profile_of(session, result), roofs)
             result.profile = profile.as_dict(roof)
             result.profile_text = bench_profile.table(profile, roof, f"{result.model_type}, {test.name}")
     return result

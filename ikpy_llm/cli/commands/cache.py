@@ -29,7 +29,7 @@ def main(options: Options) -> int:
 
     Only what ikpy made is removed: files by their names, in the folders that it uses, and no link is followed.
     """
-    from ikpy_llm.kernels import folders
+    from ikpy_llm.kernels.compiler import folders
 
     root = folders.root()
     if options.action == "show":
@@ -57,8 +57,8 @@ def _parts(root: Path) -> list[Path]:
 def _made(part: Path, everything: bool) -> list[Path]:
     """The files that ikpy made in a part of the cache, and the folders of downloads that broke off."""
     from ikpy_llm import leftovers
-    from ikpy_llm.engine.demo_model import MEMBER
-    from ikpy_llm.kernels import folders
+    from ikpy_llm.engine.file.demo_model import MEMBER
+    from ikpy_llm.kernels.compiler import folders
 
     if part.name == KERNELS:
         return [f for f in _files(part) if KERNEL.fullmatch(f.name) or UNFINISHED.fullmatch(f.name)]

@@ -80,7 +80,7 @@ def show(options: Options) -> None:
     if form == "source":
         print(kernel.source)
         return
-    from ikpy_llm.kernels import jit
+    from ikpy_llm.kernels.compiler import jit
 
     if "n" in kernel.params:
         given.setdefault("n", 1)  # columns of a matrix-vector product
@@ -93,7 +93,7 @@ def show(options: Options) -> None:
     except IkpyError:
         raise
     except Exception as error:  # a parameter the kernel does not take, a mistake in a declaration
-        from ikpy_llm.kernels.compile_error import one_line
+        from ikpy_llm.kernels.compiler.compile_error import one_line
 
         raise IkpyError(f"{spec}: {one_line(error)}") from None
     sign = "//" if "aarch64" in target.triple else ";" if form == "ir" else "#"
@@ -161,7 +161,9 @@ def kernels() -> list[Found]:
     """Every kernel factory in the package's source: a function that returns one whose last parameters are ith, nth."""
     root = Path(sys.modules["ikpy_llm"].__file__).parent / "kernels"
     out = []
-    for file in sorted([*root.glob("*.py"), *root.glob("derive/*.py")]):
+    for file in sorted(
+        f for f in root.rglob("*.py") if not {"simd", "quants", "compiler"} & {*f.relative_to(root).parts}
+    ):
         text = file.read_text(encoding="utf-8")
         module = ".".join(file.relative_to(root).with_suffix("").parts)
         functions = {n.name: n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef)}

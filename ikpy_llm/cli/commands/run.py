@@ -194,7 +194,7 @@ def main(options: Options) -> None:
             used, n = model.session.experts_per_token, model.session.params.n_expert_used
             print(f"experts: {used:.2f} of {n} per token and layer (-ser {options.ser})", file=sys.stderr)
         if options.profile:
-            from ikpy_llm.cli import bench_profile
+            from ikpy_llm.cli.bench import profile as bench_profile
 
             text = bench_profile.of_session(model.session, model.timings.n_prompt, options.profile)
             print("", text, sep="\n", file=sys.stderr)

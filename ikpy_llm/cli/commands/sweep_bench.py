@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ikpy_llm import files
-from ikpy_llm.cli import bench_machine, bench_run, console, overrides, sweep_rows
-from ikpy_llm.cli.bench_result import Test
+from ikpy_llm.cli import console, overrides
+from ikpy_llm.cli.bench import machine, sweep_rows
+from ikpy_llm.cli.bench import run as bench_run
+from ikpy_llm.cli.bench.result import Test
+from ikpy_llm.cli.bench.sweep_rows import KEYS, Run
 from ikpy_llm.cli.model_file import listed, model_path
 from ikpy_llm.cli.options import ModelOptions, flag
 from ikpy_llm.cli.sampler_flags import FLAGS_OF_TEXT
-from ikpy_llm.cli.sweep_rows import KEYS, Run
 from ikpy_llm.errors import IkpyError
 
 
@@ -63,7 +65,7 @@ def main(options: Options) -> None:
         raise IkpyError(f"{options.files[0]}: result files follow --compare")
     runs = [sweep_rows.read_run(path) for path in options.compare + options.files]
     if options.plot:
-        from ikpy_llm.cli import bench_plot
+        from ikpy_llm.cli.bench import plot as bench_plot
 
         bench_plot.pyplot()  # say now that it is missing, not after the sweep
         files.check(options.plot, flag="--plot", streams=True)
@@ -111,7 +113,7 @@ def run(options: Options) -> Run:
             "n_threads": session.n_threads,
             "n_threads_batch": session.n_threads_batch,
         }
-        where = {"model_filename": str(session.file.path), "machine": bench_machine.line(), **kv_types(session)}
+        where = {"model_filename": str(session.file.path), "machine": machine.line(), **kv_types(session)}
         roofs, table = bench_run.Roofs(session, session.n_threads), options.output == "table"
         if table:
             sweep_rows.print_head(head, where | rates_of(roofs.measure()), options.memory)

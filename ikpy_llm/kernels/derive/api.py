@@ -9,9 +9,10 @@ import numpy as np
 from ikpy_llm.arguments import checks_arguments, items, refuse, whole
 from ikpy_llm.errors import ArgumentError, shown
 
-from .. import jit
-from ..pages import Memory
-from ..quants import file_types, get, table, weave
+from ..compiler import jit
+from ..quants import file_types, get, table
+from ..quants.interleaved import weave
+from ..run.memory import Memory
 from . import bench, layout
 
 

@@ -9,9 +9,11 @@ import time
 
 import numpy as np
 
-from .. import jit, system
-from ..pages import Memory
+from ikpy_llm import system
+
+from ..compiler import jit
 from ..quants import get
+from ..run.memory import Memory
 from .layout import ActsLayout, flavour, gemm_scratch_bytes, gemm_tile, weight_bytes
 
 

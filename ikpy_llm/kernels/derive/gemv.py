@@ -10,25 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..dealing import next_run, own_run
 from ..quants import get
+from ..run.dealing import next_run, own_run
 from ..simd import ops
 from ..simd.core import Vec
-from ..simd.ops import (
-    F32,
-    I16V,
-    I32V,
-    LANES,
-    bf16_to_f32,
-    bits,
-    cast,
-    fma,
-    inline,
-    load,
-    splat,
-    tile_splat,
-    tile_zeros,
-)
+from ..simd.ops import F32, I16V, I32V, LANES, bf16_to_f32, bits, cast, fma, inline, load, splat, tile_splat, tile_zeros
 from .layout import SLICE, ActsLayout, PanelLayout, chunk, flavour, scaled_as_integers
 from .output import column_writer
 from .panel_scales import int_scale_reader, min_reader, scale_reader

@@ -10,7 +10,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from ..dealing import next_run, own_run
+from ..run.dealing import next_run, own_run
 from ..simd import memory, ops
 from ..simd.core import I64, Tile, Vec, float_fn, shuffle
 from ..simd.ops import F32, LANES, bf16_to_f32, cast, inline, load, load_f32, stack, store, store_f32, tile_load, zeros

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..dealing import next_run, own_run
 from ..quants import get
+from ..run.dealing import next_run, own_run
 from ..simd import ops
 from ..simd.core import TARGET, Vec, shuffle
 from ..simd.ops import (

@@ -11,7 +11,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from ..rowwise import sum_squares
+from ..rows.rowwise import sum_squares
 from ..simd import memory, ops
 from ..simd.core import TARGET, Vec, broadcast, shuffle
 from ..simd.mathfn import ACTS

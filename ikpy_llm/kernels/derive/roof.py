@@ -9,8 +9,8 @@ import functools
 import math
 from collections.abc import Iterable
 
-from .. import jit
-from ..kv_types import kv_type
+from ..compiler import jit
+from ..kv.types import kv_type
 from ..quants import get
 from .layout import float_panels, gemm_tile
 
@@ -58,7 +58,7 @@ def _class_of(most: int) -> int:
 
 
 def attention_classes(k_type: str, v_type: str) -> tuple[int, int]:
-    """Classes of the products of attention (attention_int.py, attention_values.py) with keys and with values of these
+    """Classes of the products of attention (attention/int_scores.py, int_values.py) with keys and values of these
     types: f32, or of codes with 8-bit queries and with 16-bit weights. AVX2 without a dot-product instruction bounds
     queries where codes exceed 127, which costs as much as codes up to there."""
     k, v = kv_type(k_type), kv_type(v_type)
@@ -142,7 +142,7 @@ def roof_words():
 @functools.cache
 def _source():
     """What roof_read reads: several times the last-level cache of one socket."""
-    from ..pages import Memory
+    from ..run.memory import Memory
 
     src = Memory(256 << 20).bytes
     src[:] = 63  # floats of 0.75: no product is small enough to be slow

@@ -27,6 +27,7 @@ from . import table
 
 log = logging.getLogger("ikpy.quants")
 _PACKAGE = Path(__file__).parents[2]
+_TYPES = Path(__file__).with_name("types")  # the folder is the registry
 _SIZES = {"f16": 2, "f32": 4, "u16": 2, "u32": 4, "u8": 1, "i8": 1}
 
 
@@ -35,7 +36,7 @@ class DeclarationError(IkpyError):
 
 
 def _place(file: str, line: int) -> str:
-    """`ikpy_llm/kernels/quants/q4_k.py:8`."""
+    """`ikpy_llm/kernels/quants/types/q4_k.py:8`."""
     path = Path(file)
     return f"{path.relative_to(_PACKAGE.parent).as_posix() if path.is_relative_to(_PACKAGE) else path}:{line}"
 
@@ -46,7 +47,7 @@ def _row(name: str, place: str) -> table.TypeInfo:
         return table.by_name(name)
     except KeyError:
         raise DeclarationError(
-            f"{place}: {name} has no row in table.py beside it: name, id, block, bytes, row_meta, interleave"
+            f"{place}: {name} has no row in quants/table.py: name, id, block, bytes, row_meta, interleave"
         ) from None
 
 
@@ -239,29 +240,23 @@ def get(name: str) -> Quant | Plain:
             f"tensor type {name} has no kernels yet; there are: {', '.join(n.upper() for n in declared_files())}"
         )
     try:
-        found = getattr(importlib.import_module(f"{__package__}.{file}"), name, None)
+        found = getattr(importlib.import_module(f"{__package__}.types.{file}"), name, None)
     except DeclarationError:
         raise
     except SyntaxError as error:
         raise DeclarationError(f"{_place(error.filename, error.lineno)}: {error.msg}") from None
     except Exception as error:
-        path = str(Path(__file__).with_name(f"{file}.py"))
+        path = str(_TYPES / f"{file}.py")
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
         raise DeclarationError(f"{_place(path, (lines or [1])[-1])}: {type(error).__name__}: {error}") from None
     if not isinstance(found, Quant | Plain):
-        raise DeclarationError(f"{_place(str(Path(__file__).with_name(f'{file}.py')), 1)}: it declares no type {name}")
+        raise DeclarationError(f"{_place(str(_TYPES / file) + '.py', 1)}: it declares no type {name}")
     return found
 
 
 @functools.cache
 def declared_files() -> tuple[str, ...]:
-    return tuple(
-        sorted(
-            f.stem
-            for f in Path(__file__).parent.glob("*.py")
-            if re.match(r"(i?q\d|f\d|bf\d|tq\d|mxfp|nvfp|i2_)", f.stem)
-        )
-    )
+    return tuple(sorted(f.stem for f in _TYPES.glob("*.py") if f.stem != "__init__"))
 
 
 def names() -> list[str]:
@@ -272,7 +267,7 @@ def names() -> list[str]:
 def file_types() -> list[str]:
     """Names of all types a tensor of a file may have: rows of a declared type, interleaved ones, and I2_S. Those whose
     file does not declare them are left out, with a warning that says why."""
-    from .weave import base_of, types
+    from .interleaved.weave import base_of, types
 
     good = [name for name in names() if _is_good(name)]
     in_files = [name for name in good if table.by_name(name).id >= 0]

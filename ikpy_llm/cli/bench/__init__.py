@@ -1,0 +1,1 @@
+"""What ikpy-bench and sweep-bench measure and how they show it."""

@@ -1,0 +1,1 @@
+"""The key/value cache: where rows lie, and its form in a file."""

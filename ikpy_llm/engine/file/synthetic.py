@@ -1,0 +1,272 @@
+"""Models without a file: generated weights of any type in the shape of a LLaMA, a mixture of experts (qwen3moe) or one
+with latent attention (deepseek2), for measuring. Their text is noise.
+
+`SyntheticFile` is what the engine reads instead of a GGUFFile. A tensor's bytes come into being when they are asked for
+and go when they are released, so a model that is woven into panels is never in memory twice.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ikpy_llm.engine.file.derived import Derived
+from ikpy_llm.errors import IkpyError, shown
+from ikpy_llm.kernels import quants
+from ikpy_llm.kernels.quants import table
+from ikpy_llm.kernels.quants.interleaved import weave
+from ikpy_llm.kernels.run import free_memory
+from ikpy_llm.kernels.run.memory import Memory
+
+TABLE_TYPE = "Q8_0"  # of token_embd and output, whatever the type of the layers
+DEVIATION = 0.02  # of the weights, as in a trained model
+PATTERN_ROWS = 67  # rows generated and then repeated; an odd number, so that no two threads see the same ones in step
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a model; the defaults are the LLaMA of 0.4 B weights whose speeds users compare. With experts n_ff is
+    the width of one; with a kv_rank attention is latent, of DeepSeek's sizes, and there is a shared expert.
+    """
+
+    n_layer: int = 8
+    n_embd: int = 2048
+    n_ff: int = 5632
+    n_head: int = 16
+    n_head_kv: int = 8
+    head_dim: int = 128
+    n_vocab: int = 49152
+    n_expert: int = 0
+    n_expert_used: int = 0
+    kv_rank: int = 0
+    n_rot: int = 64  # of latent attention, as v_dim
+    v_dim: int = 128
+
+    @property
+    def architecture(self) -> str:
+        return "deepseek2" if self.kv_rank else "qwen3moe" if self.n_expert else "llama"
+
+    @property
+    def layer_weights(self) -> int:
+        """Weights of the matrices of all layers."""
+        return self.n_layer * sum(math.prod(shape) for _, shape in _matrices(self))
+
+
+BASE, BASE_SIZE = Shape(), 0.4
+LARGEST = 200.0  # billions of weights: 4000 layers of 4096 that a model may have
+TINY = Shape(n_layer=2, n_embd=256, n_ff=512, n_head=4, n_head_kv=2, head_dim=64, n_vocab=512)
+# About 0.5 B weights each, the table of tokens included; a token uses 4 of 32 experts.
+MOE = Shape(n_embd=1024, n_ff=512, n_head=16, n_head_kv=4, head_dim=64, n_expert=32, n_expert_used=4)
+MLA = replace(MOE, n_head_kv=16, head_dim=192, kv_rank=512)
+NAMED = {"tiny": TINY, "moe": MOE, "mla": MLA}
+
+
+def shape_of(size: str) -> Shape:
+    """The shape that `0.4B`, `400M`, `7b` (the base model with more or fewer layers) or a name asks for."""
+    if size.lower() in NAMED:
+        return NAMED[size.lower()]
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([BbMm]?)", size)
+    billions = float(found[1]) / (1000 if found[2] in ("m", "M") else 1) if found else 0.0
+    if not 0 < billions <= LARGEST:
+        raise IkpyError(
+            f"--synthetic {shown(size)[1:-1]}: accepted are a size such as 0.4B or 7B, {', '.join(NAMED)}; "
+            f"the largest is {LARGEST:g}B"
+        )
+    return replace(BASE, n_layer=max(1, round(BASE.n_layer * billions / BASE_SIZE)))
+
+
+def check_memory(shape: Shape, type_name: str, free: int | None = None) -> None:
+    """IkpyError where weights of this type have no room in the free memory (None: of this machine)."""
+    free, bits = free_memory.available() if free is None else free, bits_per_weight(type_name, shape.n_embd)
+    tables = 2 * shape.n_vocab * shape.n_embd * bits_per_weight(TABLE_TYPE) / 8
+    need = shape.layer_weights * bits / 8 + tables
+    if free is not None and need > free:
+        fits = max(0.0, free - tables) * 8 / bits * BASE_SIZE / BASE.layer_weights
+        raise IkpyError(
+            f"generated weights of type {type_name} ({bits:.2f} bits) need {need / 1e9:.1f} GB of memory, "
+            f"{free / 1e9:.1f} GB are free; up to --synthetic {int(fits * 10) / 10}B fits"
+        )
+
+
+def types_of(names: list[str]) -> list[str]:
+    """Declared types by name (any case, `all`: every one but F32), fewest bits first where all are asked for."""
+    if any(name.lower() == "all" for name in names):
+        return sorted(set(quants.file_types()) - {"F32"}, key=lambda name: (bits_per_weight(name), name))
+    found = []
+    for name in names:
+        try:
+            found.append(table.by_name(name).name)
+            quants.get(weave.base_of(found[-1]))
+        except KeyError:
+            raise IkpyError(f"--type {name}: there are {', '.join(quants.file_types())}, all") from None
+    return list(dict.fromkeys(found))
+
+
+def bits_per_weight(type_name: str, columns: int = BASE.n_embd) -> float:
+    """Bits a weight takes in a row of so many columns."""
+    return 8 * table.row_bytes(weave.base_of(type_name), columns) / columns
+
+
+def synthetic_tensor(name: str, type_name: str, shape: tuple[int, ...]) -> Derived:
+    """A tensor with generated bytes; of an interleaved type what taking it apart leaves."""
+
+    def make() -> np.ndarray:
+        free_memory = Memory(tensor.n_bytes)
+        pattern = _ones(shape[-1]) if len(shape) == 1 else _pattern(tensor.type_name, shape[-1])
+        _tile(free_memory.bytes, pattern)
+        return free_memory.bytes
+
+    tensor = Derived(name, weave.base_of(type_name), shape, make, "a pattern", type_name)
+    return tensor
+
+
+class SyntheticFile:
+    """A model whose layers are of one type: `path` (its name), `meta`, `tensors`; see gguf.GGUFFile."""
+
+    def __init__(self, type_name: str, shape: Shape = BASE):
+        s, self.type_name, self.shape = shape, type_name, shape
+        n = shape.layer_weights
+        self.label = f"{n / 1e9:.2f}B" if n >= 10**7 else f"{n / 1e6:.2f}M"
+        kind = "" if s.architecture == "llama" else s.architecture + "-"
+        self.path = f"synthetic-{kind}{self.label}-{type_name}"
+        keys = {
+            "context_length": 1 << 20,
+            "embedding_length": s.n_embd,
+            "block_count": s.n_layer,
+            "feed_forward_length": s.n_ff,
+            "attention.head_count": s.n_head,
+            "attention.head_count_kv": s.n_head_kv,
+            "attention.key_length": s.head_dim,
+            "attention.value_length": s.head_dim,
+            "attention.layer_norm_rms_epsilon": 1e-5,
+            "rope.dimension_count": s.head_dim,
+        }
+        if s.n_expert:
+            keys |= {"expert_count": s.n_expert, "expert_used_count": s.n_expert_used}
+            keys |= {"expert_feed_forward_length": s.n_ff}
+        if s.kv_rank:
+            keys |= {"attention.kv_lora_rank": s.kv_rank, "attention.value_length": s.v_dim, "expert_shared_count": 1}
+            keys |= {"rope.dimension_count": s.n_rot}
+        self.meta = {"general.architecture": s.architecture, "general.size_label": self.label}
+        self.meta |= {f"{s.architecture}.{key}": value for key, value in keys.items()}
+
+    @functools.cached_property
+    def tensors(self) -> dict[str, Derived]:
+        """By name; made when a model is opened, as one of many layers has many."""
+        return {name: synthetic_tensor(name, *rest) for name, *rest in _tensors(self.type_name, self.shape)}
+
+    @property
+    def n_bytes(self) -> int:
+        return sum(t.n_bytes for t in self.tensors.values())
+
+    def check_unchanged(self) -> None:
+        """Nobody else can change it."""
+
+    def check_memory(self) -> None:
+        """IkpyError, before anything is made, where there is too little memory for it."""
+        check_memory(self.shape, self.type_name)
+
+
+def _tensors(type_name: str, s: Shape):
+    """(name, type, shape) of every tensor."""
+    yield "token_embd.weight", TABLE_TYPE, (s.n_vocab, s.n_embd)
+    yield "output.weight", TABLE_TYPE, (s.n_vocab, s.n_embd)
+    yield "output_norm.weight", "F32", (s.n_embd,)
+    for i in range(s.n_layer):
+        norms = {"attn_norm": s.n_embd, "ffn_norm": s.n_embd}
+        if s.kv_rank:
+            norms["attn_kv_a_norm"] = s.kv_rank
+        elif s.n_expert:
+            norms |= {"attn_q_norm": s.head_dim, "attn_k_norm": s.head_dim}
+        for name, width in norms.items():
+            yield f"blk.{i}.{name}.weight", "F32", (width,)
+        if s.n_expert:
+            yield f"blk.{i}.ffn_gate_inp.weight", "F32", (s.n_expert, s.n_embd)
+        for name, shape in _matrices(s):
+            yield f"blk.{i}.{name}.weight", type_name, shape
+
+
+def _matrices(s: Shape):
+    """(name, shape) of the matrices of a layer."""
+    n, q, kv = s.n_embd, s.n_head * s.head_dim, s.n_head_kv * s.head_dim
+    if s.kv_rank:
+        yield "attn_q", (q, n)
+        yield "attn_kv_a_mqa", (s.kv_rank + s.n_rot, n)
+        yield "attn_kv_b", (s.n_head * (s.head_dim - s.n_rot + s.v_dim), s.kv_rank)
+        yield "attn_output", (n, s.n_head * s.v_dim)
+    else:
+        yield from (("attn_q", (q, n)), ("attn_k", (kv, n)), ("attn_v", (kv, n)), ("attn_output", (n, q)))
+    parts = {"_exps": (s.n_expert,)} if s.n_expert else {"": ()}
+    if s.kv_rank:
+        parts["_shexp"] = ()
+    for suffix, many in parts.items():
+        yield from ((f"ffn_{x}{suffix}", (*many, s.n_ff, n)) for x in ("gate", "up"))
+        yield f"ffn_down{suffix}", (*many, n, s.n_ff)
+
+
+def _tile(out: np.ndarray, pattern: np.ndarray) -> None:
+    """Fill `out` with repetitions of `pattern`."""
+    whole = len(out) // len(pattern) * len(pattern)
+    out[:whole].reshape(-1, len(pattern))[:] = pattern
+    out[whole:] = pattern[: len(out) - whole]
+
+
+@functools.lru_cache(8)
+def _ones(n: int) -> np.ndarray:
+    return np.ones(n, np.float32).view(np.uint8)
+
+
+@functools.lru_cache(8)
+def _pattern(type_name: str, columns: int) -> np.ndarray:
+    """Bytes of some rows: random codes, small finite scales."""
+    rng, info, quant = np.random.default_rng(0), table.by_name(type_name), quants.get(type_name)
+    rows = PATTERN_ROWS * info.interleave
+    if quant.is_float:
+        values = rng.normal(0, DEVIATION, rows * columns).astype(np.float32)
+        if quant.elem == "f32":
+            return values.view(np.uint8)
+        half = (values.view(np.uint32) >> 16).astype(np.uint16) if quant.elem == "bf16" else values.astype(np.float16)
+        return half.view(np.uint8)
+    n_blocks = columns // info.block
+    blocks = rng.integers(0, 256, (rows, n_blocks, info.bytes), np.uint8)
+    for name, field in quant.fields.items():
+        elem, _, count = field.spec.partition("[")
+        n = int(count[:-1] or 1) if count else 1
+        scale = _scale(quant, name, elem, (rows, n_blocks, n), rng)
+        if scale is not None:
+            raw = np.ascontiguousarray(scale).view(np.uint8).reshape(rows, n_blocks, -1)
+            blocks[..., field.offset : field.offset + raw.shape[-1]] = raw
+    out = blocks.reshape(rows, -1)
+    if info.row_meta:
+        meta = np.full((rows, max(1, info.row_meta // 4)), _unit(quant), np.float32)
+        meta = meta.astype(np.float16) if info.row_meta == 2 else meta
+        out = np.concatenate([meta.view(np.uint8).reshape(rows, -1)[:, : info.row_meta], out], 1)
+    return out.ravel()
+
+
+def _unit(quant) -> float:
+    """A block scale under which random codes give weights of about the wanted deviation."""
+    codes = np.asarray(quant.levels or range(2**quant.bits), np.float64) - quant.zero
+    # integer scales multiply the block's own
+    inner = {"u8": 32, "i8": 32, "u4": 8, "odd4": 17, "mid4": 5, "i7": 17, "odd7": 74}.get(quant.scales, 1)
+    return DEVIATION / (max(float(np.sqrt(np.mean(codes**2))), 1.0) * inner * getattr(quant, "unit", 1.0))
+
+
+def _scale(quant, name: str, elem: str, shape: tuple, rng) -> np.ndarray | None:
+    """Values of a field that is a scale; None where random bytes do (codes, integer scales)."""
+    if elem in ("f16", "f32"):
+        values = _unit(quant) * rng.uniform(0.5, 1.5, shape)
+        return values.astype(np.float16 if elem == "f16" else np.float32)
+    if quant.scales == "e8m0" and name == "e":  # a power of two: 2^(e - 128)
+        return rng.integers(118, 122, shape, np.uint8)
+    if quant.scales == "ue4m3" and name == "sc":  # the smallest: multiples of 2^-10
+        return rng.integers(2, 6, shape, np.uint8)
+    if quant.name == "IQ1_M" and name == "sc":  # the high nibbles of four u16 are the bits of one f16
+        half = np.full((*shape[:2], 1), _unit(quant), np.float16).view(np.uint16)
+        low = rng.integers(0, 4096, (*shape[:2], 4), np.uint16)
+        return low | np.concatenate([(half >> (4 * i) & 15) << 12 for i in range(4)], -1)
+    return None

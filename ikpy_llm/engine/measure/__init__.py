@@ -1,0 +1,1 @@
+"""Measuring: time, bytes and roofs of a step, perplexity, embeddings."""

@@ -1,0 +1,1 @@
+"""Running steps: weights, workers, and the session of one text."""

@@ -1,0 +1,1 @@
+"""Attention kernels: split-KV flash attention over plain, quantized and latent caches."""

@@ -1,0 +1,1 @@
+"""From a kernel's name to machine code: compiler processes and the object cache."""

@@ -1,0 +1,1 @@
+"""Types of the key/value cache: how rows are quantized, stored and read."""

@@ -1,0 +1,1 @@
+"""Mixture of experts: routing, and products for groups of rows."""

@@ -1,5 +1,0 @@
-"""F16: IEEE half floats."""
-
-from .base import plain
-
-F16 = plain("F16", "f16")

@@ -1,0 +1,1 @@
+"""Types of interleaved rows, as ik_llama.cpp writes them."""

@@ -1,0 +1,1 @@
+"""Quantization types, one file each; the folder is the registry."""

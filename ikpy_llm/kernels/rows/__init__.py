@@ -1,0 +1,1 @@
+"""Kernels over rows and heads: norms, activations, rotary embedding, storing keys and values."""

@@ -1,0 +1,1 @@
+"""What runs programs: the workers' machine code, dynamic scheduling, cores and memory."""

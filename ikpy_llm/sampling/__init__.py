@@ -1,0 +1,1 @@
+"""Sampling: from logits to the next token. Imports nothing of the engine."""

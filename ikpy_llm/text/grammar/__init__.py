@@ -1,0 +1,1 @@
+"""Grammars that bound what is generated: GBNF and JSON schemas, for llguidance."""

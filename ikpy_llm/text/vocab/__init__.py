@@ -1,0 +1,1 @@
+"""Vocabularies: from text to token ids and back, one file for each kind of GGUF."""
