@@ -15,7 +15,7 @@ from ikpy_llm import models
 from ikpy_llm.arguments import as_json, checks_methods, file_path, plain, refuse, token_ids, whole
 from ikpy_llm.engine.file import overrides
 from ikpy_llm.engine.file.gguf import open_gguf
-from ikpy_llm.engine.options import Options
+from ikpy_llm.engine.options import options_of
 from ikpy_llm.engine.step.conversation import Cache, Conversation, End, checked_n_predict, stream
 from ikpy_llm.engine.step.session import Session
 from ikpy_llm.engine.step.timing import Timings as Timings
@@ -69,18 +69,18 @@ class Model:
         threads: int | None = 0,
         threads_batch: int | None = 0,
         repack: bool | None = None,
-        pp_requant: bool = False,
+        pp_requant: bool | None = None,
         n_batch: int = 2048,
         n_ubatch: int = 512,
-        cache_type_k: str = "f16",
-        cache_type_v: str = "f16",
-        khad: bool = False,
-        vhad: bool = False,
-        flash_attn: bool = True,
-        swa_full: bool = False,
-        mla: int = 3,
-        amb: int = 256,
-        ser: str | None = "",
+        cache_type_k: str | None = None,
+        cache_type_v: str | None = None,
+        khad: bool | None = None,
+        vhad: bool | None = None,
+        flash_attn: bool | None = None,
+        swa_full: bool | None = None,
+        mla: int | None = None,
+        amb: int | None = None,
+        ser: str | None = None,
         override_kv: dict[str, object] | None = None,
         progress: Progress | None = None,
     ) -> Model:
@@ -90,18 +90,19 @@ class Model:
         is a model of the Hugging Face hub, fetched once.
         n_ctx: positions (tokens) of context, rounded up to a multiple of 256; 0 = as many as the model was trained for,
         None = that, at most 4096.
+        What is None is as the environment says, for example IKPY_CACHE_TYPE_K, else the default in brackets.
         threads: 0 = IKPY_THREADS, or the physical cores this process may use.
         threads_batch: those of prompts; 0 = IKPY_THREADS_BATCH, or as many.
         repack: weave weights into panels (about the file's size of memory again); None = IKPY_REPACK, or where memory
         allows.
-        pp_requant: prompts use the matrices requantized to Q8_0 (8.5 bits per weight more memory).
+        pp_requant: prompts use the matrices requantized to Q8_0, 8.5 bits per weight more memory [False].
         n_ubatch: tokens of a prompt computed at once at most; n_batch (llama.cpp's -b) limits it.
         cache_type_k, cache_type_v: of keys and values in the KV cache: f32, f16, bf16, q8_0, q8_KV, q6_0, q5_1, q5_0,
-        q4_1, q4_0, iq4_nl; khad, vhad: rotate them (Hadamard) before they are quantized.
-        flash_attn: False attends plainly in float32: slow, to compare with.
-        swa_full: layers with a sliding window keep all positions, so that one can go back to any of them.
-        mla, amb: how DeepSeek models attend (0 to 3), and MiB for it at once.
-        ser: "Kmin,t": after the Kmin best experts of a token only those above t times the best.
+        q4_1, q4_0, iq4_nl [f16]; khad, vhad: rotate them (Hadamard) before they are quantized [False].
+        flash_attn: False attends plainly in float32: slow, to compare with [True].
+        swa_full: layers with a sliding window keep all positions, so that one can go back to any of them [False].
+        mla, amb: how DeepSeek models attend, 0 to 3 [3], and MiB for it at once [256].
+        ser: "Kmin,t": after the Kmin best experts of a token only those above t times the best [all].
         override_kv: metadata in place of the file's; keys as in GGUF, or without the architecture ("rope.freq_base").
         progress(done, total, name): called during slow parts; kernels compiled, then bytes woven (or fetched).
         Raises ModelFileError, one line, for everything wrong with the file; IkpyError for settings out of range, too
@@ -117,8 +118,8 @@ class Model:
             from ikpy_llm.engine.file import hub
 
             path = hub.found(path)
-        options = Options(
-            n_ctx=n_ctx, threads=threads or 0, threads_batch=threads_batch or 0, repack=repack, pp_requant=pp_requant,
+        options = options_of(
+            n_ctx=n_ctx, threads=threads, threads_batch=threads_batch, repack=repack, pp_requant=pp_requant,
             n_batch=n_batch, n_ubatch=n_ubatch, cache_type_k=cache_type_k, cache_type_v=cache_type_v, khad=khad,
             vhad=vhad, flash_attn=flash_attn, swa_full=swa_full, mla=mla, amb=amb, ser=ser,
         )  # fmt: skip

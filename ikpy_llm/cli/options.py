@@ -44,7 +44,7 @@ class Flag:
     choices: tuple[str, ...]  # accepted values of a str field
     off: tuple[str, ...]  # names that set a bool field to False
     bare: object  # value of the flag when it stands without one; None: it needs a value
-    env: str  # IKPY_<env> and LLAMA_ARG_<env> set the default; "" for none
+    env: str  # IKPY_<env> and LLAMA_ARG_<env> set the default; several names, the first is the one to use; "" for none
     minimum: float | None
     maximum: float | None
     commas: bool  # does a comma in the value of a list divide it?
@@ -90,6 +90,11 @@ def threads_batch_flag(default):
     return flag(default, "-tb", "--threads-batch", metavar="N", maximum=1024, help=text)
 
 
+def automatic(threads: int | None) -> int | None:
+    """A number of threads as the engine takes it, for which 0 is not given."""
+    return -1 if threads == 0 else threads
+
+
 def flash_attn_flag(default):
     """-fa, stated once."""
     choices = ("on", "off", "auto", "1", "0")
@@ -108,7 +113,8 @@ def cache_type_flag(default, side: str, what: str):
 def hadamard_flag(default, side: str, what: str):
     """-khad and -vhad, stated once."""
     text = f"rotate {what} (Hadamard) before they are quantized, which spreads outliers"
-    return flag(default, f"-{side}had", f"--{side}-cache-hadamard", bare=True, help=text)
+    names, env = (f"-{side}had", f"--{side}-cache-hadamard"), f"{side}had {side}_cache_hadamard".upper()
+    return flag(default, *names, bare=True, env=env, help=text)
 
 
 @dataclasses.dataclass
@@ -181,6 +187,7 @@ class ModelOptions(Common):
         "-mla",
         "--mla-use",
         "--mla-attn",
+        env="MLA MLA_USE",
         metavar="N",
         minimum=0,
         maximum=3,
@@ -192,6 +199,7 @@ class ModelOptions(Common):
         "-amb",
         "--attention-max-batch",
         "--attn-max-batch",
+        env="AMB ATTENTION_MAX_BATCH",
         metavar="MIB",
         minimum=0,
         help="memory for expanding latents: heads are then done in groups; 0 = no limit",
@@ -200,6 +208,7 @@ class ModelOptions(Common):
         "",
         "-ser",
         "--smart-expert-reduction",
+        env="SER SMART_EXPERT_REDUCTION",
         metavar="KMIN,T",
         help="after the KMIN best experts of a token only those above T times the best, such as 6,0.5",
     )
@@ -371,7 +380,7 @@ def parser_of(options: type, program: str, description: str | None) -> argparse.
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=110),
     )
     for field, spec in flags_of(options):
-        text = spec.help + _default_text(field, spec) + (f" [env IKPY_{spec.env}]" if spec.env else "")
+        text = spec.help + _default_text(field, spec) + (f" [env IKPY_{spec.env.split()[0]}]" if spec.env else "")
         text = text.replace("%", "%%")  # argparse formats help texts
         action, is_bool = _action(field, spec), base_type(field) is bool
         if not spec.names and not spec.off:
@@ -405,10 +414,10 @@ def from_environment(options: type, environ: Mapping[str, str]) -> dict[str, obj
     """Values of the flags that environment variables set; IKPY_X wins over LLAMA_ARG_X."""
     values = {}
     for field, spec in flags_of(options):
-        for prefix in ENV_PREFIXES if spec.env else ():
-            text = environ.get(prefix + spec.env, "")
+        for name in (prefix + env for env in spec.env.split() for prefix in ENV_PREFIXES):
+            text = environ.get(name, "")
             if text:
-                value = convert(field, spec, text, prefix + spec.env)
+                value = convert(field, spec, text, name)
                 # NO_X=1 sets a field whose only names switch it off, e.g. IKPY_NO_DISPLAY_PROMPT.
                 values[field.name] = not value if base_type(field) is bool and not spec.names else value
                 break

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field, fields
 
 from ikpy_llm import arguments
+from ikpy_llm.arguments import plain
 from ikpy_llm.errors import IkpyError, shown
 from ikpy_llm.kernels.kv.types import KV_TYPES, kv_type
 
@@ -23,7 +24,7 @@ def _option(default, help: str, env: str = ""):
 
 @dataclass(frozen=True)
 class Options:
-    """What `Model.load` and `Session` accept; where the caller leaves a default, the environment may set it."""
+    """What `Model.load` and `Session` accept. The environment has no say here: see `options_of`."""
 
     n_ctx: int | None = _option(
         None,
@@ -73,9 +74,6 @@ class Options:
 
     def __post_init__(self):
         for f in fields(self):
-            text = os.environ.get(f.metadata["env"]) if f.metadata["env"] else None
-            if text is not None and getattr(self, f.name) == f.default:
-                object.__setattr__(self, f.name, _parse(f, text))
             value = arguments.of_kind(f.type)(f.name, getattr(self, f.name))
             if f.name in LIMITS and value is not None:
                 arguments.whole(f.name, value, *LIMITS[f.name])
@@ -101,6 +99,17 @@ class Options:
     def without(self) -> frozenset[str]:
         """Names of the fusion rows that are switched off."""
         return frozenset(filter(None, (s.strip() for s in self.no_fusion.split(","))))
+
+
+def options_of(**given) -> Options:
+    """Options as they are given, else as the environment says, else the defaults. None is not given, nor are 0
+    threads."""
+    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if "threads" not in name or plain(value) != 0}
+    told = {
+        f.name: _parse(f, os.environ[f.metadata["env"]]) for f in fields(Options) if f.metadata["env"] in os.environ
+    }
+    return Options(**told | given)
 
 
 def _parse(f, text: str):

@@ -53,7 +53,7 @@ class Setup:
         from ikpy_llm import models
         from ikpy_llm.engine.file import overrides
         from ikpy_llm.engine.file.gguf import open_gguf
-        from ikpy_llm.engine.options import Options
+        from ikpy_llm.engine.options import options_of
         from ikpy_llm.engine.step.session import Session
 
         file = self.source
@@ -71,7 +71,7 @@ class Setup:
         moe = {"mla": self.mla, "amb": self.amb, "ser": self.ser}
         cache = dataclasses.asdict(self.cache)
         how = {"repack": self.repack, "pp_requant": self.pp_requant, "swa_full": self.swa_full}
-        options = Options(**sizes, **threads, **moe, **cache, **how)
+        options = options_of(**sizes, **threads, **moe, **cache, **how)
         return Session(file, models.builder(file.meta, str(file.path)), options, progress)
 
 

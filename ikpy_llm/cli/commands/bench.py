@@ -17,6 +17,7 @@ from ikpy_llm.cli.model_file import listed, model_path
 from ikpy_llm.cli.options import (
     ModelOptions,
     Pair,
+    automatic,
     cache_type_flag,
     flag,
     flash_attn_flag,
@@ -44,7 +45,15 @@ class Options(ModelOptions):
         [], "-hf", "-hfr", "--hf-repo", metavar="USER/REPO[:QUANT]", help="models of the Hugging Face hub, fetched once"
     )
     mla: list[int] = flag(
-        [], "-mla", "--mla-use", "--mla-attn", metavar="N", minimum=0, maximum=3, help="as in ikpy-run (default: 3)"
+        [],
+        "-mla",
+        "--mla-use",
+        "--mla-attn",
+        env="MLA MLA_USE",
+        metavar="N",
+        minimum=0,
+        maximum=3,
+        help="as in ikpy-run (default: 3)",
     )
     n_prompt: list[int] = flag(
         [], "-p", "--n-prompt", metavar="N", minimum=0, help="prompt tokens, 0: none (default: 512)"
@@ -294,7 +303,8 @@ def fail(error: IkpyError, failed: list[str]) -> None:
 
 def setups_of(options: Options, tests: list[Test]):
     """(Setup, n_batch, n_ubatch, tests) of every combination; 0 threads: the default."""
-    threads = [Pair(n, batch) for n in options.threads or [0] for batch in options.threads_batch or [n]]
+    given, batches = ([automatic(n) for n in numbers] for numbers in (options.threads, options.threads_batch))
+    threads = [Pair(n, batch) for n in given or [0] for batch in batches or [n]]
     threads = [*(threads if options.threads or options.threads_batch else []), *options.threads_pairs]
     flash = [how not in ("off", "0") for how in options.flash_attn]
     for source, n_ubatch, n_batch, repack, *cache, mla, pair in itertools.product(

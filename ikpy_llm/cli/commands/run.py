@@ -6,7 +6,7 @@ import sys
 from ikpy_llm import files
 from ikpy_llm.cli import console, overrides, prompt_cache
 from ikpy_llm.cli.model_file import listed, model_path
-from ikpy_llm.cli.options import ModelOptions, flag
+from ikpy_llm.cli.options import ModelOptions, automatic, flag
 from ikpy_llm.cli.prompt import (
     escaped,
     lacks_format,
@@ -163,8 +163,8 @@ def main(options: Options) -> None:
         model = Model.load(
             model_path(options),
             n_ctx=options.n_ctx,
-            threads=options.threads or 0,
-            threads_batch=options.threads_batch or 0,
+            threads=automatic(options.threads),
+            threads_batch=automatic(options.threads_batch),
             repack=options.repack,
             pp_requant=options.pp_requant,
             cache_type_k=options.cache_type_k,

@@ -14,7 +14,7 @@ from ikpy_llm.cli.bench import run as bench_run
 from ikpy_llm.cli.bench.result import Test
 from ikpy_llm.cli.bench.sweep_rows import KEYS, Run
 from ikpy_llm.cli.model_file import listed, model_path
-from ikpy_llm.cli.options import ModelOptions, flag
+from ikpy_llm.cli.options import ModelOptions, automatic, flag
 from ikpy_llm.cli.sampler_flags import FLAGS_OF_TEXT
 from ikpy_llm.errors import IkpyError
 
@@ -83,10 +83,10 @@ def run(options: Options) -> Run:
     flash = options.flash_attn not in ("off", "0")
     setup = bench_run.Setup(
         model_path(options),
-        options.threads or 0,
+        automatic(options.threads) or 0,
         min(options.ubatch, options.batch),
         options.repack,
-        options.threads_batch or 0,
+        automatic(options.threads_batch) or 0,
         options.swa_full,
         options.mla,
         options.amb,
