@@ -20,11 +20,11 @@ import sys
 import numpy as np
 
 from ikpy_llm.engine.cache import kv_cache
-from ikpy_llm.engine.file import derived, gguf
+from ikpy_llm.engine.file import derived, gguf, requant
 from ikpy_llm.engine.graph import rope
 from ikpy_llm.engine.measure import trace
 from ikpy_llm.engine.program import planner, program
-from ikpy_llm.engine.step import requant, session, weights, workers
+from ikpy_llm.engine.step import session, weights, workers
 from ikpy_llm.kernels.derive import api, bench
 from ikpy_llm.kernels.quants.interleaved import weave
 from ikpy_llm.kernels.run import memory

@@ -1,4 +1,4 @@
-"""The specification of models/deepseek2.py and mla.py in NumPy float64: heads get keys and values of their own."""
+"""The specification of models/deepseek2.py and blocks/mla.py in NumPy float64: heads have keys and values apart."""
 
 import numpy as np
 from reference_moe import ReferenceMoE, choose

@@ -11,12 +11,12 @@ from gguf import GGMLQuantizationType, quants
 from matmul_cases import random_rows
 
 from ikpy_llm import Model
+from ikpy_llm.engine.file import requant
 from ikpy_llm.engine.file.derived import Derived
 from ikpy_llm.engine.file.unwoven import unwoven
-from ikpy_llm.engine.step import requant
+from ikpy_llm.engine.graph import latents
 from ikpy_llm.kernels.quants import file_types, table
 from ikpy_llm.kernels.quants.interleaved import weave
-from ikpy_llm.models import mla
 
 TOKENS = [3, 1, 4, 1, 5, 9, 2, 6]
 
@@ -96,7 +96,7 @@ def test_what_products_multiply_with_is_requantized(name):
     source = SimpleNamespace(name="w", type_name=name, shape=shape, data=stored, release=lambda: None)
     t = Derived("w", base, shape, lambda: raw) if stored is None else unwoven(source)
     assert t.type_name == base
-    np.testing.assert_allclose(mla.values_of(t, as_numbers=True), wanted, rtol=1e-6, atol=0)
+    np.testing.assert_allclose(latents.values_of(t, as_numbers=True), wanted, rtol=1e-6, atol=0)
     got = formats.decode("Q8_0", requant.as_q8_0(t).data.reshape(16, -1)).exact
     largest = np.repeat(abs(wanted).reshape(16, -1, 32).max(2), 32, axis=1)
     bound = largest / 127 * (0.5 + 127 * 2.0**-11) + 127 * 2.0**-25  # half a step, and d as f16 or a denormal of it
@@ -125,4 +125,4 @@ def test_weights_of_a_damaged_file_give_no_warning():
     """Scales beyond what an f16 holds are infinite, those of NaN are NaN; both are noticed where they are used."""
     large, odd = (requant.q8_0(np.full((1, 32), x, np.float32)) for x in (1e7, np.nan))
     assert large[0, :2].view(np.float16) == np.inf and np.isnan(odd[0, :2].view(np.float16))
-    assert mla.encoded(np.float32([1e6, 1]), "F16").tolist() == [np.inf, 1]
+    assert latents.encoded(np.float32([1e6, 1]), "F16").tolist() == [np.inf, 1]

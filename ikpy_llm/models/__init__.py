@@ -11,12 +11,10 @@ from pathlib import Path
 
 from ikpy_llm.errors import ModelFileError, shown
 
-_SHARED = {"__init__", "blocks", "mla"}
-
 
 def architectures() -> list[str]:
     """Names of the architectures there is a file for."""
-    return sorted(f.stem for f in Path(__file__).parent.glob("*.py") if f.stem not in _SHARED)
+    return sorted(f.stem for f in Path(__file__).parent.glob("*.py") if f.stem != "__init__")
 
 
 def builder(meta: Mapping[str, object], file: str) -> Callable:

@@ -9,8 +9,7 @@ from dataclasses import replace
 from ikpy_llm.engine.graph.graph import Graph, Value
 from ikpy_llm.engine.graph.params import Params
 from ikpy_llm.engine.graph.rope import Angles, growth
-from ikpy_llm.models.blocks import angles, attn_factor, embed, ffn, head, moe
-from ikpy_llm.models.mla import attention
+from ikpy_llm.models.blocks import angles, attn_factor, embed, ffn, head, latent_attention, moe
 
 
 def build(g: Graph, p: Params) -> Value:
@@ -18,7 +17,7 @@ def build(g: Graph, p: Params) -> Value:
     x = embed(g, p)
     turns, scale = rotation(p)
     for i in g.layers(p.n_layer):
-        x = g.add(x, attention(g, p, g.norm(x, "attn_norm", p.eps), turns, scale))
+        x = g.add(x, latent_attention(g, p, g.norm(x, "attn_norm", p.eps), turns, scale))
         h = g.norm(x, "ffn_norm", p.eps)
         if i < p.n_dense or not p.n_expert:
             x = g.add(x, ffn(g, p, h))

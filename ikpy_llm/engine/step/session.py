@@ -13,6 +13,7 @@ import numpy as np
 from ikpy_llm import forks
 from ikpy_llm.arguments import switch, token_ids, whole
 from ikpy_llm.engine.cache import kv_cache
+from ikpy_llm.engine.file import requant
 from ikpy_llm.engine.file.gguf import GGUFFile
 from ikpy_llm.engine.graph import claims, nextn, rope
 from ikpy_llm.engine.graph.graph import CELLS, OUTPUTS, SLOTS, TOKENS, Graph, Value
@@ -24,7 +25,8 @@ from ikpy_llm.engine.program.lowering import Lowering
 from ikpy_llm.engine.program.ops.rows import deliver
 from ikpy_llm.engine.program.program import Program
 from ikpy_llm.engine.program.records import At
-from ikpy_llm.engine.step import requant, workers
+from ikpy_llm.engine.program.rename import renamed
+from ikpy_llm.engine.step import workers
 from ikpy_llm.engine.step.shape import Shape
 from ikpy_llm.engine.step.timing import Timing
 from ikpy_llm.engine.step.weights import Weights
@@ -212,7 +214,7 @@ class Session:
         low.kv, low.flash_attn = self._kv_types, self.options.flash_attn
         steps = fusion.apply(graph, self.options.without())
         if name != "gen":
-            steps = requant.renamed(steps, self._requantized)
+            steps = renamed(steps, self._requantized)
         records = [*lower(steps, low), deliver(logits)]
         overlap = not self.options.without() & {"overlap", "all"}
         self._pending[name] = planner.plan(records, low.n_bytes, keep=(logits,), overlap=overlap), logits

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from ikpy_llm.engine.file import requant
 from ikpy_llm.engine.file.gguf import GGUFFile, Tensor
-from ikpy_llm.engine.step import finite, requant
+from ikpy_llm.engine.step import finite
 from ikpy_llm.engine.step.workers import Workers
 from ikpy_llm.errors import ModelFileError
 from ikpy_llm.kernels.compiler import jit

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 
 from ikpy_llm.engine.file.derived import Derived
-from ikpy_llm.engine.graph.graph import Op
 from ikpy_llm.kernels.compiler.jit import Kernel
 from ikpy_llm.kernels.derive.api import dequantize
 from ikpy_llm.kernels.quants import get, table
@@ -66,13 +64,3 @@ def q8_0(x: np.ndarray) -> np.ndarray:
         d = abs(blocks).max(1, keepdims=True) / 127
         codes = np.rint(np.divide(blocks, d, out=np.zeros_like(blocks), where=d > 0)).astype(np.int8)
         return np.concatenate([d.astype(np.float16).view(np.uint8), codes.view(np.uint8)], 1)
-
-
-def renamed(ops: list[Op], names: Mapping[str, str]) -> list[Op]:
-    """The ops with matrices of other names."""
-
-    def one(op: Op) -> Op:
-        w = op.weights.get("w") if op.name.startswith("matmul") else None
-        return dataclasses.replace(op, weights={**op.weights, "w": names[w]}) if w in names else op
-
-    return [one(op) for op in ops]
