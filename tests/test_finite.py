@@ -218,7 +218,7 @@ def test_memory_that_cannot_hold_the_weights(tmp_path, monkeypatch, caplog):
     kind, shape, _ = tensors["output.weight"]
     tensors["output.weight"] = kind, shape, np.full(shape, np.nan, np.float32).tobytes()
     path = gguf_writer.write(tmp_path / "m.gguf", meta, tensors)
-    monkeypatch.setattr(weights.memory, "available", lambda: 1000)
+    monkeypatch.setattr(weights.free_memory, "available", lambda: 1000)
     with closing(open_gguf(path)) as file, Workers(1) as workers, caplog.at_level("INFO"):
         weights.Weights(file, file.tensors, {"output.weight": "matrix"}).check(workers)
     assert "weights are larger than the free memory: not checked for numbers that are not finite" in caplog.messages
