@@ -9,10 +9,11 @@ import errno
 import functools
 import io
 import os
+import re
 import stat
 import sys
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from ikpy_llm.errors import IkpyError
 
@@ -25,6 +26,14 @@ KINDS = {
     stat.S_IFSOCK: "Is a socket",
     stat.S_IFLNK: "Is a symbolic link",
 }
+HEAD = 4096  # bytes at the start of a file that tell what kind it is
+
+
+class Kind(NamedTuple):
+    """What a writer makes, and so what it may replace."""
+
+    name: str
+    start: bytes  # regular expression that the start of every file of this kind matches
 
 
 def _flags(*names: str) -> int:
@@ -66,6 +75,7 @@ def written(
     path,
     *,
     flag: str = "",
+    kind: Kind | None = None,
     streams: bool = False,
     follow: bool = True,
     mode: int = 0o666,
@@ -77,14 +87,15 @@ def written(
 
     Only what is absent or a regular file is replaced. A link stays, and its target is replaced; without `follow` the
     link is. A replaced file leaves its owner and permissions to the new one; `mode`, less the umask, is that of a new
-    file, or with `exact` of every one. streams: FIFOs, character devices and this process's own output are written
-    into as they are. durable: it outlives a crash of the system, too. flag: what comes before the path in messages.
+    file, or with `exact` of every one. kind: an older file that is neither empty nor of this kind is an error.
+    streams: FIFOs, character devices and this process's own output are written into as they are. durable: it outlives a
+    crash of the system, too. flag: what comes before the path in messages.
     """
     with _told(flag, path):
         found, final = _look(path, follow)
         into = streams and found is not None and (_is_stream(found) or _output(found) is not None)
         if not into:
-            _may_replace(found, final, follow)
+            _may_replace(found, final, follow, kind)
         folder = os.path.dirname(final)
         # It may be that the file can be written and its folder cannot, as where a container is given a single file.
         in_place = streams and found is not None and not os.access(folder, os.W_OK)
@@ -120,7 +131,7 @@ def write(path, data: bytes, **how) -> None:
         file.write(data)
 
 
-def check(path, *, flag: str = "", streams: bool = False, to_read: bool = False) -> None:
+def check(path, *, flag: str = "", kind: Kind | None = None, streams: bool = False, to_read: bool = False) -> None:
     """IkpyError if `written` could not write there as things are now; to_read: if `opened` would refuse what is there.
 
     For what is written at the end of a long run.
@@ -133,7 +144,7 @@ def check(path, *, flag: str = "", streams: bool = False, to_read: bool = False)
             return
         if streams and found is not None and (_is_stream(found) or _output(found) is not None):
             return
-        _may_replace(found, final, follow=True)
+        _may_replace(found, final, True, kind)
         folder = os.path.dirname(final)
         os.stat(folder)  # is it there?
         if not os.access(folder, os.W_OK) and not (streams and found is not None):
@@ -146,7 +157,8 @@ def _told(flag: str, path):
     try:
         yield
     except OSError as error:
-        raise IkpyError(f"{flag} {path}: {error.strerror or error}".lstrip()) from None
+        name = os.fspath(path) or '""'
+        raise IkpyError(f"{flag} {name}: {error.strerror or error}".lstrip()) from None
 
 
 class _File(io.FileIO):
@@ -163,6 +175,8 @@ class _File(io.FileIO):
 
 def _look(path, follow: bool) -> tuple[os.stat_result | None, str]:
     """What is at a path, None if nothing; and the path that is replaced, in full."""
+    if not os.fspath(path):  # which would be the current folder
+        raise OSError(errno.ENOENT, "The name of a file is empty")
     path = os.path.abspath(os.fspath(path))
     try:
         found = os.stat(path, follow_symlinks=follow)
@@ -171,8 +185,16 @@ def _look(path, follow: bool) -> tuple[os.stat_result | None, str]:
     return found, os.path.realpath(path) if follow else path
 
 
-def _may_replace(found: os.stat_result | None, final: str, follow: bool) -> None:
-    """OSError where another kind of file stands, one that may not be written, or one without a name."""
+def same(one, other) -> bool:
+    """Do two paths name one file, through links or under several names, or would they once it is there?"""
+    (found, path), (found_too, path_too) = _look(one, follow=True), _look(other, follow=True)
+    return path == path_too or (found is not None and found_too is not None and os.path.samestat(found, found_too))
+
+
+def _may_replace(found: os.stat_result | None, final: str, follow: bool, kind: Kind | None) -> None:
+    """OSError where another kind of file stands, one that may not be written, this process's output, or one without a
+    name.
+    """
     if found is None or (not follow and stat.S_ISLNK(found.st_mode)):
         return
     only_regular(found)
@@ -180,6 +202,16 @@ def _may_replace(found: os.stat_result | None, final: str, follow: bool) -> None
         raise OSError(errno.EINVAL, "Has no name under which it could be replaced")
     if follow and not os.access(final, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    if _output(found) is not None:
+        raise OSError(errno.EINVAL, "Is where this program's own output goes, which cannot be replaced")
+    if kind is not None and found.st_size:
+        with os.fdopen(opened(final, follow=follow), "rb") as file:
+            head = file.read(HEAD)
+        if not re.match(kind.start, head):
+            what = "a model" if head.startswith(b"GGUF") else "something else"
+            raise OSError(
+                errno.EEXIST, f"Holds {what}; what is replaced is {kind.name}, an empty file, or one that is not there"
+            )
 
 
 def _is_stream(found: os.stat_result) -> bool:

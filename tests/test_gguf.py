@@ -270,6 +270,33 @@ def test_split_model(tmp_path):
         model.check_unchanged()
 
 
+def test_what_leaves_the_bytes_alone_is_no_change(tmp_path):
+    """A model that is renamed, linked, hidden or replaced by a newer one does not end a program that uses it."""
+    path = write(tmp_path / "m.gguf", {}, {"t": ("F32", (1, 8), bytes(32))})
+    model, old = open_gguf(path), path.stat()
+    path.chmod(0o600)
+    os.utime(path, ns=(1, old.st_mtime_ns))  # read at another time
+    (tmp_path / "second").hardlink_to(path)
+    path.rename(tmp_path / "away")
+    model.check_unchanged()
+    path.write_bytes(b"a new file under the name of the old one")
+    (tmp_path / "second").unlink()
+    (tmp_path / "away").unlink()
+    model.check_unchanged()
+    assert bytes(model.tensors["t"].data) == bytes(32)
+
+
+def test_a_change_is_noticed_by_size_or_time(tmp_path):
+    for change in (lambda file: file.write(b"X"), lambda file: file.truncate(100)):
+        path = write(tmp_path / "m.gguf", {}, {"t": ("F32", (1, 8), bytes(32))})
+        os.utime(path, (1, 1))  # the clock of file systems has ticks of some milliseconds
+        model = open_gguf(path)
+        with path.open("r+b") as file:
+            change(file)
+        with pytest.raises(ModelFileError, match="changed while it was in use"):
+            model.check_unchanged()
+
+
 def test_split_errors(tmp_path):
     paths = split_parts(tmp_path)
     refused(paths[1], "pass the first", "big-00001-of-00003.gguf")

@@ -6,7 +6,8 @@ import select
 import sys
 
 from ikpy_llm.cli import console
-from ikpy_llm.cli.text import write
+from ikpy_llm.cli.text import MOST_BYTES, write
+from ikpy_llm.errors import IkpyError
 
 USER, RESET = "\033[1m\033[32m", "\033[0m"  # as in llama.cpp: what the user writes is bold green
 PASTE = 0.02  # seconds after a line in which the rest of a pasted text arrives; nobody types a line so fast
@@ -33,23 +34,31 @@ class Reader:
             sys.stdin.reconfigure(encoding="utf-8", errors="replace")
 
     def read(self) -> str | None:
-        """The next message, None at the end of the input (or after Ctrl-C twice)."""
+        """The next message, None at the end of the input (on a terminal after Ctrl-C twice, too).
+
+        IkpyError for more than MOST_BYTES.
+        """
         lines: list[str] = []
-        pasted = False
+        n_bytes, pasted = 0, False
         while True:
             try:
                 line, pasted = self._line("> " if not lines else "... ", pasted)
             except KeyboardInterrupt:
+                if not self.terminal:
+                    raise
                 print(file=sys.stderr)
-                if self.interrupted or not self.terminal:
+                if self.interrupted:
                     return None
                 self.interrupted = True
                 console.note("/exit, Ctrl-D or Ctrl-C again ends")
-                lines, pasted = [], False
+                lines, n_bytes, pasted = [], 0, False
                 continue
             self.interrupted = False
             if line is None:
                 return "\n".join(lines) if lines else None
+            n_bytes += len(line.encode("utf-8", "surrogatepass")) + 1
+            if n_bytes > MOST_BYTES:
+                raise IkpyError(f"a message on stdin is longer than {MOST_BYTES >> 20} MiB, the most that is accepted")
             if not lines and not pasted and is_command(line):
                 return line
             more = pasted or line.endswith("\\") != self.multiline
@@ -77,7 +86,7 @@ class Reader:
                     write(RESET)
         if self.terminal:
             write(prompt)
-        line = sys.stdin.readline()
+        line = sys.stdin.readline(MOST_BYTES)  # characters; what has no end, such as a device, is too long by then
         return line.removesuffix("\n").removesuffix("\r") if line else None
 
 

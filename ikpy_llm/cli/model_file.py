@@ -21,12 +21,21 @@ def model_path(options: ModelOptions):
     if repo is None:
         if file:
             raise IkpyError(f"-hff {file} needs -hf USER/REPO")
-        return None if options.model is None else Path(options.model)  # a text might be a model of the hub
+        return None if options.model is None else local(options.model)
     if options.model is not None:
         raise IkpyError("-hf and -m exclude each other")
     from ikpy_llm.engine.file import hub
 
     return hub.resolve(repo, file, token=options.hf_token, offline=options.offline or None)
+
+
+def local(name: str) -> Path:
+    """The file that -m names, which as a text might be a model of the hub."""
+    if "://" in name:
+        from ikpy_llm.engine.file import hub
+
+        hub.refuse_address("-m ", name)
+    return Path(name)
 
 
 def listed(options: ModelOptions) -> bool:

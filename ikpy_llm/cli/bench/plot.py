@@ -22,6 +22,12 @@ FAMILIES = (  # types of one colour: pattern, name, colour
 )
 LABEL = 8  # points
 ROOF_COLOUR = "#c8c8c8"
+# How the formats of matplotlib start: PNG, JPEG, WebP, GIF, TIFF, PDF, PostScript, SVG, PGF.
+PICTURE = files.Kind(
+    "a picture",
+    rb"\x89PNG\r\n|\xff\xd8\xff|RIFF(?s:.{4})WEBP|GIF8|II\*\0|MM\0\*|%PDF-|%!PS|%% Creator: Matplotlib"
+    rb"|(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!(--|DOCTYPE svg)[^>]*>\s*)*<svg\b",
+)
 WANTED = "pip install 'ikpy-llm[plot]'"
 
 
@@ -55,7 +61,7 @@ def _save(figure, path: str) -> None:
         raise IkpyError(f"--plot {path}: {error}") from None
     finally:
         pyplot().close(figure)
-    files.write(path, picture.getvalue(), flag="--plot", streams=True)
+    files.write(path, picture.getvalue(), flag="--plot", kind=PICTURE, streams=True)
 
 
 def _style(ax, title: str, x: str, y: str) -> None:

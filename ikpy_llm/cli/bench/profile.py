@@ -6,6 +6,8 @@ import json
 
 from ikpy_llm import files
 
+PROFILE = files.Kind("a profile", rb'\s*\{\s*"(prompt|generation)"\s*:\s*\{')
+
 
 def table(profile, roof: dict[str, float], title: str = "") -> str:
     """Lines of text; every figure is of one step."""
@@ -59,4 +61,4 @@ def measured(run, roofs) -> tuple[object, dict[str, float]]:
 
 def write_json(path: str, data) -> None:
     """Write a file; IkpyError where that is not possible."""
-    files.write(path, (json.dumps(data, indent=1) + "\n").encode(), flag="--profile", streams=True)
+    files.write(path, (json.dumps(data, indent=1) + "\n").encode(), flag="--profile", kind=PROFILE, streams=True)

@@ -13,7 +13,7 @@ from ikpy_llm import files
 from ikpy_llm.cli import console, overrides
 from ikpy_llm.cli.bench import machine, report, run
 from ikpy_llm.cli.bench.result import Result, Test, record, samples
-from ikpy_llm.cli.model_file import listed, model_path
+from ikpy_llm.cli.model_file import listed, local, model_path
 from ikpy_llm.cli.options import (
     ModelOptions,
     Pair,
@@ -174,7 +174,7 @@ def check(options: Options) -> None:
 
         bench_plot.pyplot()  # say now what is missing, not in two minutes
         bench_plot.adjust_text()
-        files.check(options.plot, flag="--plot", streams=True)
+        files.check(options.plot, flag="--plot", kind=bench_plot.PICTURE, streams=True)
     options.repetitions = options.repetitions or (5 if options.synthetic is None else 2)
 
 
@@ -343,6 +343,8 @@ def sources_of(options: Options) -> list:
     fetched = [
         model_path(dataclasses.replace(options, model=None, hf_repo=repo, model_url=url)) for repo, url in wanted
     ]
+    for name in options.model:
+        local(name)
     return [*options.model, *fetched] or [None]
 
 

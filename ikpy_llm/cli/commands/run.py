@@ -147,7 +147,11 @@ def main(options: Options) -> None:
         raise IkpyError("--in-prefix-bos is for -i; in a conversation the chat format puts BOS")
     prompt_cache.check(options)
     if options.profile not in (None, "-"):
-        files.check(options.profile, flag="--profile", streams=True)
+        from ikpy_llm.cli.bench.profile import PROFILE
+
+        files.check(options.profile, flag="--profile", kind=PROFILE, streams=True)
+        if options.prompt_cache is not None and files.same(options.profile, options.prompt_cache):
+            raise IkpyError(f"--profile and --prompt-cache name one file, {options.profile}; each needs its own")
     if prompt is None and not (chat or takes_turns(options) or prompt_cache.exists(options.prompt_cache)):
         prompt = piped_prompt()
         chat = prompt is None and may_chat(options)

@@ -68,7 +68,7 @@ def main(options: Options) -> None:
         from ikpy_llm.cli.bench import plot as bench_plot
 
         bench_plot.pyplot()  # say now that it is missing, not after the sweep
-        files.check(options.plot, flag="--plot", streams=True)
+        files.check(options.plot, flag="--plot", kind=bench_plot.PICTURE, streams=True)
     if not runs or options.model or options.hf_repo or options.model_url:
         runs.append(run(options))
     if options.plot:

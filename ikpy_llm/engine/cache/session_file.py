@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -24,6 +25,7 @@ from ikpy_llm.kernels.derive import layout
 from ikpy_llm.kernels.simd import target
 
 MAGIC, VERSION = b"ikpy-kv\0", 2
+SESSION = files.Kind("a session of ikpy", re.escape(MAGIC))
 FIXED = struct.Struct("<8sII")
 MOST_HEADER = 1 << 20  # bytes; 100 per layer are usual
 SAMPLE = 64  # bytes of every tensor that count into the model's fingerprint
@@ -44,7 +46,7 @@ def save(path, session, tokens: list[int]) -> int:
     head, crc = json.dumps(description(session, n, session.written)).encode(), 0
     cells = _cells(session, n, session.written)
     leftovers.sweep(path.parent)
-    with files.written(path, mode=0o600) as file:
+    with files.written(path, kind=SESSION, mode=0o600) as file:
         for part in (FIXED.pack(MAGIC, VERSION, len(head)), head, np.asarray(tokens, "<i4"), *cells):
             crc = zlib.crc32(part, crc)
             file.write(part)

@@ -48,6 +48,7 @@ class _Part:
         except (OSError, ValueError) as error:
             raise ModelFileError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
         status = os.fstat(self._fd)
+        # Not st_ctime_ns: a new name, another owner and a second link change it too, and none of them ends a program.
         self._stamp = status.st_size, status.st_mtime_ns
         try:
             header = Header(self._fd, status.st_size, name)

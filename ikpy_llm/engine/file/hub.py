@@ -8,11 +8,15 @@ import os
 import re
 from pathlib import Path
 
-from ikpy_llm.errors import IkpyError, shown
+from ikpy_llm.errors import IkpyError, ModelFileError, shown
 from ikpy_llm.kernels.compiler import folders
 
 log = logging.getLogger("ikpy.hub")
 DEFAULT_QUANT = "Q4_K_M"
+ACCEPTED = (
+    "the path of a GGUF file is accepted, or a model of the Hugging Face hub: user/repo[:QUANT] (-hf), on the command "
+    "line also the address of its file there (-mu)"
+)
 _SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.I)
 _SIDE_FILES = re.compile(r"mmproj|(^|/)imatrix|imatrix\.gguf$", re.I)  # .gguf files that are no language models
 
@@ -45,8 +49,18 @@ def is_name(name: str) -> bool:
     return bool(good) and bool(colon or not repo.lower().endswith(".gguf"))
 
 
+def refuse_address(what: str, path: str) -> None:
+    """IkpyError if a path is written like an address (https://, file://) and no such file is here.
+
+    It is said before a Path is made of it, which has one slash where several are.
+    """
+    if re.match(r"[A-Za-z][\w+.-]*://", path) and not os.path.exists(path):
+        raise ModelFileError(f"{what}{shown(path)} is an address; {ACCEPTED}")
+
+
 def found(path: str) -> str | Path:
     """The file of a model that a text names where no such file is: of the hub, if the text may be a name there."""
+    refuse_address("", path)
     if not is_name(path):
         return path
     try:

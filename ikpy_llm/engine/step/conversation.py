@@ -16,6 +16,7 @@ from ikpy_llm.errors import IkpyError
 from ikpy_llm.text.chat.chat import ChatTemplate, begun, checked
 from ikpy_llm.text.stops import StopMatcher, checked_ends, checked_stops
 
+MESSAGES = files.Kind("a list of messages", rb'\s*\[\s*(\]|\{\s*")')
 OTHER_TEXT = (
     "this text cannot go on: the model was used for something else after its last piece, and has one KV cache only; "
     "end one text before the next begins, or load the model once for each"
@@ -266,4 +267,4 @@ class Conversation:
         except (TypeError, ValueError, RecursionError) as error:
             raise IkpyError(f"{path}: the messages cannot be written as JSON: {error}") from None
         # half a surrogate pair is written as JSON's \\uXXXX
-        files.write(path, text.encode("utf-8", "backslashreplace"), streams=True, durable=True)
+        files.write(path, text.encode("utf-8", "backslashreplace"), kind=MESSAGES, streams=True, durable=True)
