@@ -35,7 +35,15 @@ def model(tmp_path):
 SVG = b'<?xml version="1.0" encoding="utf-8" standalone="no"?>\n<!DOCTYPE svg PUBLIC "x"\n "y">\n<svg xmlns="z">'
 OWN = {
     PROFILE: [b'{\n "generation": {\n', b'{"prompt": {}}'],
-    PICTURE: [b"\x89PNG\r\n\x1a\n", SVG, b"<svg/>", b"%PDF-1.4", b"RIFF\n\n\n\nWEBPVP8 ", b"\xff\xd8\xff\xe0"],
+    PICTURE: [
+        b"\x89PNG\r\n\x1a\n",
+        SVG,
+        b"<svg/>",
+        b"%PDF-1.4",
+        b"RIFF\n\n\n\nWEBPVP8 ",
+        b"\xff\xd8\xff\xe0",
+        b"\0\0\0\x20ftypavif",
+    ],
     SESSION: [b"ikpy-kv\0\2\0\0\0"],
     MESSAGES: [b"[]", b'[\n {\n  "role": "user"'],
 }
