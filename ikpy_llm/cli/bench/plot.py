@@ -25,7 +25,8 @@ ROOF_COLOUR = "#c8c8c8"
 # How the formats of matplotlib start: PNG, JPEG, WebP, AVIF, GIF, TIFF, PDF, PostScript, SVG, PGF.
 PICTURE = files.Kind(
     "a picture",
-    rb"\x89PNG\r\n|\xff\xd8\xff|RIFF(?s:.{4})WEBP|(?s:.{4})ftypavi[fs]|GIF8|II\*\0|MM\0\*|%PDF-|%!PS|%% Creator: Matplotlib"
+    rb"\x89PNG\r\n|\xff\xd8\xff|RIFF(?s:.{4})WEBP|(?s:.{4})ftypavi[fs]"
+    rb"|GIF8|II\*\0|MM\0\*|%PDF-|%!PS|%% Creator: Matplotlib"
     rb"|(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!(--|DOCTYPE svg)[^>]*>\s*)*<svg\b",
 )
 WANTED = "pip install 'ikpy-llm[plot]'"
