@@ -344,7 +344,8 @@ class Model:
         from ikpy_llm.text.chat.chat import chat_template
 
         checked_variables("variables", variables)
-        jinja = chat_template(self.meta, self.vocab, template, bool(checked_tools(tools)))
+        tools = checked_tools(tools)
+        jinja = chat_template(self.meta, self.vocab, template, bool(tools))
         return Conversation(self._cache, self.vocab, jinja, messages, tools=tools, **variables)
 
     def chat(
@@ -370,7 +371,10 @@ class Model:
         a template that refuses the messages, a conversation longer than n_ctx, and as in `generate`.
         """
         messages, variables = begun(checked(messages)), checked_variables("template_kwargs", template_kwargs)
-        key = template, as_json("tools and template_kwargs", [checked_tools(tools), variables], repr)
+        key = (
+            template,
+            as_json("tools and template_kwargs", [checked_tools(tools), variables], lambda value: shown(value, None)),
+        )
         chat = self._chat
         if chat is None or chat[0] != key:
             chat = self._chat = key, self.conversation(template=template, tools=tools, **variables)

@@ -72,7 +72,7 @@ def refuse(name: str, value, accepted: str) -> NoReturn:
 def whole(name: str, value, low: int | None = None, high: int | None = None) -> int:
     """`value` as int; ArgumentError unless it is a whole number from `low` to `high`."""
     found = plain(value)
-    if isinstance(found, bool) or not isinstance(found, Integral) or not _within(found, low, high):
+    if isinstance(found, bool) or not isinstance(found, Integral) or not _within(int(found), low, high):
         refuse(name, value, "a whole number" + _limits(low, high))
     if int(found).bit_length() > 64:
         refuse(name, value, "a whole number of at most 64 bits")
@@ -95,9 +95,9 @@ def number(name: str, value, low: float | None = None, high: float | None = None
 def switch(name: str, value) -> bool:
     """`value` as bool; ArgumentError for anything but True and False, which may be written 1 and 0."""
     found = plain(value)
-    if not isinstance(found, Integral) or found not in (0, 1):
+    if not isinstance(found, Integral) or int(found) not in (0, 1):
         refuse(name, value, "True or False")
-    return bool(found)
+    return bool(int(found))
 
 
 def text(name: str, value) -> str:
@@ -160,7 +160,7 @@ def token_ids(name: str, value, n: int | None = None, accepted: str = "a list of
     return ids
 
 
-def as_json(name: str, value, other: Callable = plain) -> str:
+def as_json(name: str, value, other: Callable = plain, ascii: bool = True) -> str:
     """`value` as JSON, NumPy's numbers too; `other` turns what is no JSON into what is; ArgumentError if it cannot."""
 
     def default(item):
@@ -169,7 +169,7 @@ def as_json(name: str, value, other: Callable = plain) -> str:
         return found
 
     try:
-        return json.dumps(value, default=default)
+        return json.dumps(value, default=default, ensure_ascii=ascii)
     except (TypeError, ValueError, RecursionError) as error:
         raise ArgumentError(f"{name} is no JSON: {' '.join(str(error).split())}") from None
 

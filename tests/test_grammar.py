@@ -117,6 +117,50 @@ def test_mistakes(vocab, kind, source, part):
     assert "\n" not in str(caught.value)
 
 
+PLACES = [
+    *({}, {"$id": "http://x/y"}, {"definitions": {"a": None}}, {"$defs": {"a": None}, "$ref": "#/$defs/a"}),
+    *({"items": None}, {"prefixItems": [None]}, {"anyOf": [{"type": "null"}, {"items": None}]}, {"allOf": [None]}),
+    *({"if": None}, {"if": {"type": "null"}, "then": None, "else": None}, {"not": None}, {"contains": None}),
+    *({"contentSchema": None}, {"properties": {"a": None}}, {"dependentSchemas": {"a": None}}, {"propertyNames": None}),
+]
+
+
+@pytest.mark.parametrize("key", ["$ref", "$dynamicRef", "$recursiveRef"])
+@pytest.mark.parametrize("place", PLACES, ids=range(len(PLACES)))
+def test_references_to_addresses_are_refused(vocab, key, place):
+    """Wherever they stand, also in what is not enforced."""
+
+    def filled(value, inner):
+        if value is None:
+            return inner
+        if isinstance(value, dict):
+            return {name: filled(v, inner) for name, v in value.items()}
+        return [filled(v, inner) for v in value] if isinstance(value, list) else value
+
+    for address in ("http://y.example/", "file:///etc/passwd", "//y.example/a", "urn:x:y", 3):
+        schema = filled(place, {key: address}) if None in _values(place) else place | {key: address}
+        with pytest.raises(IkpyError, match="the JSON schema ") as caught:
+            grammar.Grammar(vocab, json.dumps(schema), "json")
+        assert "\n" not in str(caught.value)
+
+
+def _values(value) -> list:
+    """What stands in dictionaries and lists, at any depth."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [value] if not isinstance(value, dict | list) else [v for item in inner for v in _values(item)]
+
+
+def test_references_within_a_schema_are_followed(vocab):
+    for schema in (
+        {"$ref": "#n", "$defs": {"n": {"$anchor": "n", "type": "null"}}},
+        {"$id": "http://x/y", "$ref": "z", "$defs": {"n": {"$id": "z", "type": "null"}}},
+        {"$id": "http://x/y", "$ref": "http://x/y#/$defs/n", "$defs": {"n": {"type": "null"}}},
+    ):
+        g = grammar.Grammar(vocab, json.dumps(schema), "json")
+        assert g.mask()[vocab.encode("null", add_special=False)[0]]
+        assert not g.mask()[vocab.encode("1", add_special=False)[0]]
+
+
 def test_deep_grammars_end(vocab):
     """Rules that stand deep in each other, which llguidance reads by recursion."""
     chain = "".join(f"r{i} ::= [a] r{i + 1}\n" for i in range(290)) + "r290 ::= [b]"
@@ -157,6 +201,14 @@ RELAXED = [
     ({"type": "object", "dependentRequired": {"a": ["b"]}, "not": {"const": {}}}, "dependentRequired, not", "{}"),
     ({"type": "object", "properties": {"a": {}, "b": {}}, "minProperties": 2, "required": ["a"]},
         "minProperties", '{"a":1,"b":2}'),
+    ({"type": "string", "contentMediaType": "application/json", "contentSchema": {"type": "object"}},
+        "contentMediaType, contentSchema", '"x"'),
+    ({"type": "string", "contentEncoding": "base64"}, "contentEncoding", '"?"'),
+    ({"type": "integer", "divisibleBy": 2, "disallow": "integer", "extends": {"minimum": 3}},
+        "divisibleBy, disallow, extends", "1"),
+    ({"$dynamicRef": "#a", "$defs": {"n": {"$dynamicAnchor": "a", "type": "null"}}}, "$dynamicRef", "1"),
+    ({"$recursiveAnchor": True, "items": {"$recursiveRef": "#"}}, "$recursiveAnchor, $recursiveRef", "[1]"),
+    ({"if": {"type": "string"}, "then": {"maxLength": 1}, "else": {"type": "null"}}, "else, if, then", "1"),
 ]  # fmt: skip
 
 

@@ -139,7 +139,7 @@ def _bias(value) -> dict[int, float]:
     if value is not None and not isinstance(value, Mapping):
         arguments.refuse("logit_bias", value, "a dict of token ids and numbers")
     out = {}
-    for token, amount in (value or {}).items():
+    for token, amount in () if value is None else value.items():
         token, amount = arguments.plain(token), arguments.plain(amount)
         good = isinstance(token, Integral) and isinstance(amount, Real) and token >= 0
         if not good or isinstance(token, bool) or isinstance(amount, bool) or not -math.inf <= amount <= MOST_BIAS:

@@ -19,7 +19,7 @@ def apply(file, overrides: Mapping[str, object] | None) -> None:
     if not isinstance(overrides, Mapping | None):
         refuse("override_kv", overrides, "a dictionary of keys and values")
     architecture, file.overridden = file.meta.get("general.architecture"), set()
-    for key, value in (overrides or {}).items():
+    for key, value in () if overrides is None else overrides.items():
         key, value = plain(key), plain(value)
         if not isinstance(key, str) or not key or not isinstance(value, bool | int | float | str):
             raise IkpyError(f"override_kv: {shown(key)} = {shown(value)}; names with a number, text, True or False")

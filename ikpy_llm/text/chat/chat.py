@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 
-from ikpy_llm.arguments import items, refuse
-from ikpy_llm.errors import IkpyError, shown
+from ikpy_llm.arguments import items, plain, refuse
+from ikpy_llm.errors import ArgumentError, IkpyError, shown
 from ikpy_llm.text.chat.form import fit
 from ikpy_llm.text.chat.known import known
 from ikpy_llm.text.chat.templates import SPELLINGS, TEMPLATES
@@ -19,6 +19,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool", "function")  # of O
 # Variables of templates that calls give, and the name that Jinja has for the template itself.
 RESERVED = {"messages", "tools", "template", "add_generation_prompt", "self"}
 INSTEAD = ("tool_calls", "function_call", "reasoning_content", "thinking")  # what a message may have for content
+TESTED = {"role", "content", "name", "tool_call_id", *INSTEAD}  # templates ask whether they are there
 
 
 def file_templates(meta: dict) -> dict[str, str]:
@@ -101,23 +102,48 @@ def chat_template(meta: dict, vocab, wanted: str | None = None, tools: bool = Fa
 def checked(messages) -> list[dict]:
     """The messages as dictionaries with text or parts of text as content; IkpyError where they are something else."""
     out = []
-    for message in items("messages", messages, "a list of dictionaries with role and content"):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise IkpyError(f"message {len(out)} is {shown(message)}; a dictionary with role and content is accepted")
+    for i, given in enumerate(items("messages", messages, "a list of dictionaries with role and content")):
+        message = {key: _value(i, key, given[key]) for key in given} if isinstance(given, Mapping) else {}
+        if not isinstance(message.get("role"), str):
+            raise ArgumentError(f"message {i} is {shown(given)}; a dictionary with role and content is accepted")
         content = message.get("content")
-        if content in (None, []) and not any(message.get(key) for key in INSTEAD):
-            raise IkpyError(
-                f"message {len(out)} ({shown(message['role'])}) has no content; a text or a list of parts is accepted"
+        empty = content is None or (isinstance(content, list) and not content)
+        if empty and not any(message.get(key) for key in INSTEAD):
+            raise ArgumentError(
+                f"message {i} ({shown(message['role'])}) has no content; a text or a list of parts is accepted"
             )
         if isinstance(content, list):  # parts, as OpenAI's API has them
-            wrong = [part for part in content if not (isinstance(part, dict) and isinstance(part.get("text"), str))]
-            if wrong:
-                raise IkpyError(f"message {len(out)} has a part {shown(wrong[0])}; parts of text are accepted")
-            content = [{**part, "type": "text"} for part in content]
+            parts = [part if isinstance(part, dict) else {} for part in content]
+            texts = [plain(part.get("text")) for part in parts]
+            for part, text in zip(content, texts, strict=True):
+                if not isinstance(text, str):
+                    raise ArgumentError(f"message {i} has a part {shown(part)}; parts of text are accepted")
+            pairs = zip(parts, texts, strict=True)
+            content = [{**part, "type": "text", "text": str.__str__(text)} for part, text in pairs]
         elif content is not None and not isinstance(content, str):
-            raise IkpyError(f"message {len(out)} has the content {shown(content)}; text is accepted")
+            raise ArgumentError(f"message {i} has the content {shown(content)}; text is accepted")
         out.append({**message, "content": content} if "content" in message else {**message, "content": ""})
     return out
+
+
+def _value(i: int, key, value):
+    """What message `i` has under a key, plain; ArgumentError for an array, or what else has no truth value, if it is
+    one of those that are tested."""
+    value = plain(value)
+    if not isinstance(key, str) or key not in TESTED:
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    try:
+        if isinstance(value, list):
+            return list(value)  # a subclass may refuse to be compared
+        good = bool(value) in (True, False) and not hasattr(value, "shape")
+    except Exception:  # of whatever class the value has
+        good = False
+    if not good:
+        accepted = "text is" if key in ("role", "content") else "text, lists and dictionaries are"
+        raise ArgumentError(f"message {i} has the {key} {shown(value)}; {accepted} accepted")
+    return value
 
 
 def begun(messages: list[dict]) -> list[dict]:
@@ -131,18 +157,19 @@ def checked_tools(tools):
     """Descriptions of tools; IkpyError if they are none."""
     if tools is not None and not (isinstance(tools, list | tuple) and all(isinstance(t, Mapping) for t in tools)):
         refuse("tools", tools, "a list of dictionaries, as in OpenAI's API,")
-    return tools
+    return tools if tools is None else list(tools)
 
 
 def checked_variables(name: str, variables) -> dict:
     """What a template may read besides the messages; IkpyError for names that the call itself gives."""
-    if not isinstance(variables, Mapping | None) or not all(isinstance(key, str) for key in variables or {}):
+    names = [] if variables is None else variables
+    if not isinstance(variables, Mapping | None) or not all(isinstance(key, str) for key in names):
         refuse(name, variables, "a dictionary with names as keys")
-    if taken := RESERVED & {*(variables or {})}:
+    if taken := RESERVED & {*names}:
         raise IkpyError(
             f"{name} has {min(taken)}, which the call itself gives to the template; other names are accepted"
         )
-    return dict(variables or {})
+    return {} if variables is None else dict(variables)
 
 
 def _check_roles(messages: list[dict], template: str) -> None:

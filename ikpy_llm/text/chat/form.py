@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from ikpy_llm.arguments import as_json, plain
 from ikpy_llm.errors import IkpyError, shown
 
 Render = Callable[[list[dict]], str]
@@ -213,7 +214,9 @@ def _shaped(message: dict, i: int, form: Form) -> dict:
 def _as(kind: type, arguments, i: int):
     """Arguments of a tool call of message `i` as a text or as a mapping."""
     if kind is str:
-        return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        if isinstance(arguments, str):
+            return arguments
+        return as_json(f"the call of a tool in message {i}", arguments, _dictionary, ascii=False)
     if isinstance(arguments, Mapping):
         return arguments
     try:
@@ -225,6 +228,11 @@ def _as(kind: type, arguments, i: int):
             f"message {i} calls a tool with the arguments {shown(arguments)}; the chat template needs a JSON object"
         )
     return found
+
+
+def _dictionary(value):
+    """What JSON has for a value: a dictionary for any mapping, Python's numbers for NumPy's."""
+    return dict(value) if isinstance(value, Mapping) else plain(value)
 
 
 def calls_of(message: dict) -> Iterator[dict]:

@@ -15,9 +15,14 @@ MAX_REFS = 1000  # different $ref: llguidance follows them by recursion
 MAX_PROPERTIES = 2000  # of one object: its time grows with their square, 1 s here
 # Where schemas stand in a schema: one, a list of them, or by names.
 _ONE = ("items", "additionalItems", "additionalProperties", "contains", "propertyNames", "not", "if", "then", "else")
-_ONE += ("unevaluatedItems", "unevaluatedProperties")
+_ONE += ("unevaluatedItems", "unevaluatedProperties", "contentSchema")
 _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_LATE_REFS = ("$dynamicRef", "$recursiveRef")  # llguidance looks none of them up
+# What llguidance reads over without a word: of today's drafts, of the third, of proposals, and of validators.
+_SILENT = ("contentSchema", "contentEncoding", "contentMediaType", "extends", "disallow", "divisibleBy")
+_SILENT += ("propertyDependencies", "formatMinimum", "formatMaximum", "formatExclusiveMinimum")
+_SILENT += ("formatExclusiveMaximum",)
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _LOOKS = re.compile(r"(?<!\\)(?:\\\\)*(?:\(\?(?:[=!]|<[=!])|\\[1-9]|\\k<)")  # (?=...), (?<!...), \1, \k<name>
 _NEUTRAL = {"uniqueItems": False, "unevaluatedItems": True, "unevaluatedProperties": True}  # they forbid nothing
@@ -109,6 +114,12 @@ class _Reader:
             if key == "pattern" and isinstance(value, str) and _LOOKS.search(value):
                 self._leave_out("pattern with look-around or back-references")
                 continue
+            if key in _LATE_REFS and not (isinstance(value, str) and value.startswith("#")):
+                raise IkpyError(
+                    f"the JSON schema refers to {shown(value)} ({key}); parts of itself (#...) are accepted"
+                )
+            if key in _SILENT:
+                self._leave_out(key)
             if key in _COUNTS and isinstance(value, float) and value.is_integer():
                 value = int(value)
             elif key in _NAMED and isinstance(value, dict):
@@ -121,7 +132,9 @@ class _Reader:
                 value = [self.relaxed(inner) for inner in value]
             elif key in _ONE:
                 value = self.relaxed(value)
-            elif key == "$ref" and isinstance(value, str):
+            elif key == "$ref":
+                if not isinstance(value, str):
+                    raise IkpyError(f"the JSON schema refers to {shown(value)} ($ref); a text is accepted")
                 self.refs.add(value)
                 if len(self.refs) > MAX_REFS:
                     raise IkpyError(f"the JSON schema has more than {MAX_REFS} different $ref")
