@@ -77,8 +77,17 @@ def _last_line(error: Exception) -> str:
 
 def script(program: str | None = None) -> None:
     """`main` as the whole process: ends it without taking its objects apart, which would take 60 ms."""
-    interrupt.remember()
-    code = main(program=program)
+    try:
+        interrupt.remember()
+        code = main(program=program)
+        interrupt.ignore()
+    except KeyboardInterrupt:  # when all was done
+        code = EXIT_INTERRUPT
+    except Exception:
+        if not interrupt.came:
+            raise
+        code = EXIT_INTERRUPT  # what became of it on its way, as in the making of a class
+    interrupt.ignore()
     with contextlib.suppress(OSError):
         sys.stderr.flush()
     os._exit(code)

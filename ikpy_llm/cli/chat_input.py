@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import sys
 
-from ikpy_llm.cli import console
+from ikpy_llm.cli import console, interrupt
 from ikpy_llm.cli.text import MOST_BYTES, write
 from ikpy_llm.errors import IkpyError
 
@@ -42,6 +42,7 @@ class Reader:
         n_bytes, pasted = 0, False
         while True:
             try:
+                interrupt.wait_for_next()
                 line, pasted = self._line("> " if not lines else "... ", pasted)
             except KeyboardInterrupt:
                 if not self.terminal:
