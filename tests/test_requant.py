@@ -126,3 +126,6 @@ def test_weights_of_a_damaged_file_give_no_warning():
     large, odd = (requant.q8_0(np.full((1, 32), x, np.float32)) for x in (1e7, np.nan))
     assert large[0, :2].view(np.float16) == np.inf and np.isnan(odd[0, :2].view(np.float16))
     assert latents.encoded(np.float32([1e6, 1]), "F16").tolist() == [np.inf, 1]
+    raw = random_rows("IQ2_KT", 1, 256)
+    raw[:, :4] = np.frombuffer(np.float32(3e38), np.uint8)  # the row's scale, times a gain of 1.05
+    assert not np.isfinite(requant.multiplied(raw, "IQ2_KT", (1, 256))).all()

@@ -52,7 +52,8 @@ def multiplied(data: np.ndarray, type_name: str, shape: tuple[int, int]) -> np.n
     that rows are decoded to.
     """
     x, q = dequantize(data, type_name, shape), get(type_name)
-    return x if q.is_float or q.gain == 1 else x * np.float32(q.gain)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinities are found where the matrix is read
+        return x if q.is_float or q.gain == 1 else x * np.float32(q.gain)
 
 
 def q8_0(x: np.ndarray) -> np.ndarray:
