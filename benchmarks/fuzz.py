@@ -24,9 +24,9 @@ import fuzz_pool
 
 # How often a kind comes, of those that take milliseconds and those that take tenths of a second.
 SHARES = {
-    "valid": 2, "sizes": 5, "header": 10, "metadata": 10, "tensor_list": 8, "tensor_data": 6, "tokenizer": 8,
-    "options": 6, "products": 4, "grammar": 3, "template": 1, "session_file": 3, "object_file": 4, "calls": 4,
-    "command_line": 2, "golden": 1,
+    "valid": 2, "sizes": 5, "header": 10, "metadata": 10, "tensor_list": 8, "tensor_data": 6, "not_finite": 4,
+    "tokenizer": 8, "options": 6, "products": 4, "grammar": 3, "template": 1, "session_file": 3, "object_file": 4,
+    "calls": 4, "command_line": 2, "golden": 1,
 }  # fmt: skip
 
 

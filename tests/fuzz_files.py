@@ -136,6 +136,40 @@ def tensor_data(c: Case) -> None:
     twice(c, c.write(gguf_writer.build(meta, tensors)), **options)
 
 
+# Of a block of each type: bytes, where a number lies that has to be finite, and the numbers that are not.
+NOT_FINITE = {
+    "F32": (4, 0, (b"\0\0\x80\x7f", b"\0\0\xc0\x7f", b"\1\0\x80\xff")),
+    "F16": (2, 0, (b"\0\x7c", b"\0\x7e", b"\1\xfc")),
+    "BF16": (2, 0, (b"\x80\x7f", b"\xc0\x7f", b"\x81\xff")),
+    "Q8_0": (34, 0, (b"\0\x7c", b"\0\x7e", b"\1\xfc")),
+    "Q4_1": (20, 2, (b"\0\x7c", b"\0\x7e", b"\1\xfc")),  # the minimum
+}
+
+
+@kind
+def not_finite(c: Case) -> None:
+    """One number of one tensor: an error that names it, before a token or where the token has that row."""
+    form = c.rng.choice(list(fuzz_models.FORMS))
+    meta, tensors = fuzz_models.model(form, c.rng.choice((("F32",), ("F16", "BF16"), ("Q8_0", "Q4_1"))))
+    name = c.rng.choice(list(tensors))
+    kind_of, shape, raw = tensors[name]
+    size, at, numbers = NOT_FINITE[kind_of]
+    block, number = c.rng.randrange(len(raw) // size), c.rng.choice(numbers)
+    at += block * size
+    changed = raw[:at] + number + raw[at + len(number) :]
+    path = c.write(gguf_writer.build(meta, tensors | {name: (kind_of, shape, changed)}))
+    row = block * size * shape[0] // len(raw)  # of an embedding: the token
+    options = {"repack": c.often(0.5), "mla": c.rng.randrange(4), "pp_requant": c.often(0.2)}
+    options["n_ctx"] = 512 if "factors_long" in name else 256  # what short contexts leave alone is not looked at
+    try:
+        run(c, path, c.rng.choice(("", *guards.SIDES)), 2, tokens=(1, row % fuzz_models.N_VOCAB, 2), **options)
+    except IkpyError as error:
+        if name not in str(error):
+            raise Wrong(f"{form}: '{name}' is not named for a number that is not finite: {error}") from None
+    else:
+        raise Wrong(f"{form}: a number of '{name}' that is not finite gives no error with {options}")
+
+
 @kind
 def tokenizer(c: Case) -> None:
     """Vocabularies of every kind and texts of any characters."""
