@@ -1,6 +1,7 @@
 """What tests share: the folders of the checkout and `ikpy` as a user calls it."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,16 @@ def compilers():
     jit.keep_compilers = True
     yield
     jit.release_compilers()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible():
+    """Ctrl-C reaches what tests start, also where they run as a shell's background job, which has it ignored."""
+    before = signal.getsignal(signal.SIGINT)
+    if before == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session", autouse=True)
